@@ -1,0 +1,1 @@
+"""What the operator wrote: host settings and fleet as frozen records. Nothing here acts on the machine."""

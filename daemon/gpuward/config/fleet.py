@@ -1,0 +1,107 @@
+"""The fleet: which pools run. Frozen records; keys in files are the field names with hyphens.
+
+Nothing here reads a file or checks a range; `decode` does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+Engine = Literal["vllm", "command", "simulated"]
+
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.9
+"""Share of a GPU's total memory that a worker claims when its pool names none."""
+
+
+class RestartPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What follows when a worker's run ends unasked; times in seconds.
+
+    More than ``max_failures`` failures within ``window_s`` and the worker is given up on (phase failed).
+    """
+
+    mode: Literal["always", "never"] = "always"
+    max_failures: int = 5
+    window_s: float = 600.0
+    delay_first_s: float = 2.0
+    delay_max_s: float = 120.0
+    reset_after_s: float = 600.0
+
+
+class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+    """A named set of identical workers.
+
+    ``gpus_per_worker`` is per worker, never the pool's total; ``None`` means as many as the parallel sizes ask for.
+    ``gpus`` holds PCI-order indices or UUIDs, ``first_gpu`` an index (the offset of old Dynamo files).
+    ``model`` is what the engine gets: a path already made absolute, or a name to be looked up by the engine.
+    """
+
+    name: str
+    engine: Engine = "vllm"
+    model: str | None = None
+    workers: int = 1
+    gpus_per_worker: int | None = None
+    gpu_memory_utilization: float = DEFAULT_GPU_MEMORY_UTILIZATION
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    allow_idle_gpus: bool = False
+    max_model_len: int | None = None
+    gpus: tuple[int | str, ...] = ()
+    first_gpu: int | None = None
+    share: bool = False
+    pin: Literal["index", "uuid"] = "index"
+    port: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    extra_args: tuple[str, ...] = ()
+    executable: str | None = None
+    working_directory: str | None = None
+    start_timeout_s: float = 1800.0
+    stop_timeout_s: float = 30.0
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    depends_on: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    ready_url: str | None = None
+    ready_log: str | None = None
+    ready_after_s: float | None = None
+
+    @property
+    def parallel_size(self) -> int:
+        """GPUs that the engine will use in one worker: tensor x pipeline parallel size."""
+        tensor = self.tensor_parallel_size
+        pipeline = self.pipeline_parallel_size or 1
+        if tensor is None:
+            tensor = max(1, self.gpus_per_worker // pipeline) if self.gpus_per_worker else 1
+        return tensor * pipeline
+
+    @property
+    def device_count(self) -> int:
+        """GPUs in the device set of each worker of this pool."""
+        return self.parallel_size if self.gpus_per_worker is None else self.gpus_per_worker
+
+    @property
+    def worker_names(self) -> tuple[str, ...]:
+        """``NAME/0`` ... in order."""
+        return tuple(f"{self.name}/{index}" for index in range(self.workers))
+
+
+class Warning(Struct, frozen=True, kw_only=True):  # noqa: A001 - the word that the plan's contract uses
+    """Something accepted that the operator should know; ``code`` is stable, ``message`` a sentence."""
+
+    code: str
+    pool: str | None
+    message: str
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """All pools of one host, in file order, with what the decoder had to remark."""
+
+    pools: tuple[Pool, ...]
+    warnings: tuple[Warning, ...] = ()
+
+    def pool(self, name: str) -> Pool:
+        """Return the pool called ``name``; KeyError where there is none."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)

@@ -1,0 +1,1 @@
+"""gpuctl: asks the daemon and draws the answer."""

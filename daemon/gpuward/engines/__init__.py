@@ -1,0 +1,1 @@
+"""What to run: a worker and its device set in, a command with environment and readiness out."""

@@ -1,0 +1,1 @@
+"""What touches this machine, one file per thing. Nothing here decides."""

@@ -1,0 +1,1 @@
+"""Files of other systems: Dynamo YAML in, exports out."""
