@@ -85,8 +85,11 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
         return tuple(f"{self.name}/{index}" for index in range(self.workers))
 
 
-class Warning(Struct, frozen=True, kw_only=True):  # noqa: A001 - the word that the plan's contract uses
-    """Something accepted that the operator should know; ``code`` is stable, ``message`` a sentence."""
+class Remark(Struct, frozen=True, kw_only=True):
+    """A problem or a warning; ``code`` is stable, ``message`` a sentence with the numbers and the way out.
+
+    ``pool`` is None where the remark is about the file or the host as a whole.
+    """
 
     code: str
     pool: str | None
@@ -97,7 +100,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
     """All pools of one host, in file order, with what the decoder had to remark."""
 
     pools: tuple[Pool, ...]
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[Remark, ...] = ()
 
     def pool(self, name: str) -> Pool:
         """Return the pool called ``name``; KeyError where there is none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpuward.config.fleet import Remark
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedWorker:
@@ -14,15 +16,6 @@ class PlannedWorker:
     gpus: tuple[int, ...]
     gpu_uuids: tuple[str, ...]
     claim_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remark:
-    """A problem (the plan is refused) or a warning; ``code`` is stable, ``message`` a sentence with the numbers."""
-
-    code: str
-    pool: str | None
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,81 @@
+"""Host settings: what is true of this machine whatever fleet runs on it. Frozen records; keys are hyphenated.
+
+Nothing here reads a file or checks a range; `decode` does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+MIB = 1024 * 1024
+
+
+class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The control socket. ``socket`` None: control.sock in the runtime directory. Members of ``group`` are operators."""
+
+    socket: str | None = None
+    group: str = "gpuctl"
+    max_message_bytes: int = 1 * MIB
+
+
+class Directories(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Absolute paths; None is the default that the composition root picks for the user it runs as.
+
+    ``runtime`` dies with the machine (sockets, runs, leases), ``state`` survives a reboot, ``logs`` holds worker output
+    (None: logs in the state directory), ``leases`` one lock file per GPU (None: leases in the runtime directory).
+    """
+
+    runtime: str | None = None
+    state: str | None = None
+    logs: str | None = None
+    leases: str | None = None
+
+
+class InventorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where GPU facts come from. ``exclude`` names GPUs that no worker may get, by index or UUID; times in seconds."""
+
+    provider: Literal["nvml", "none"] = "nvml"
+    exclude: tuple[int | str, ...] = ()
+    sample_interval_s: float = 1.0
+    deadline_s: float = 10.0
+
+
+class PortRange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Ports handed to workers: each gets ``per_worker`` consecutive ones between ``first`` and ``last``.
+
+    Default end below the ephemeral floor of Linux (32768), so that no outgoing connection takes one.
+    """
+
+    first: int = 20000
+    last: int = 32767
+    per_worker: int = 64
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Bounds. ``claims_per_gpu`` is the largest sum of claims on a shared GPU, a ratio of its total memory."""
+
+    claims_per_gpu: float = 1.0
+    memory_margin_bytes: int = 256 * MIB
+    release_timeout_s: float = 60.0
+    log_max_bytes: int = 64 * MIB
+    log_keep_runs: int = 5
+
+
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The daemon's own log. ``format`` auto: pretty on a terminal, JSON lines elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The whole host file."""
+
+    control: Control = field(default_factory=Control)
+    directories: Directories = field(default_factory=Directories)
+    inventory: InventorySettings = field(default_factory=InventorySettings)
+    ports: PortRange = field(default_factory=PortRange)
+    limits: Limits = field(default_factory=Limits)
+    logging: Logging = field(default_factory=Logging)
