@@ -69,7 +69,7 @@ EXIT_BY_ERROR: Final = {
 
 
 def events_path(socket: str) -> str:
-    """Path of the PUB socket that belongs to the control socket at ``socket``; never longer than it by more than four bytes."""
+    """Path of the PUB socket beside the control socket at ``socket``."""
     return socket.removesuffix(".sock") + ".pub"
 
 
