@@ -24,8 +24,8 @@ TEXT = (
 )
 
 
-def write_tokenizer(directory: Path) -> None:
-    """Train a byte-level BPE on a few sentences and write it where transformers looks for it."""
+def write_tokenizer(directory: Path) -> list[int]:
+    """Train a byte-level BPE on a few sentences, write it where transformers looks; return the ids of printable tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -43,10 +43,16 @@ def write_tokenizer(directory: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=begin, eos_token=end, unk_token=unknown)
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(directory)
+    return [token for token in range(len(SPECIALS), len(fast)) if is_printable(fast.decode([token]))]
 
 
-def write_weights(directory: Path, *, heads: int, kv_heads: int) -> None:
-    """Write config.json and safetensors; one head is ``HIDDEN / heads`` wide."""
+def is_printable(text: str) -> bool:
+    """Whether ``text`` is there, and ASCII that shows (half a UTF-8 character does not)."""
+    return bool(text) and text.isascii() and text.isprintable()
+
+
+def write_weights(directory: Path, printable: list[int], *, heads: int, kv_heads: int) -> None:
+    """Write config.json and safetensors; one head is ``HIDDEN / heads`` wide, output is of ``printable`` tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
@@ -65,8 +71,10 @@ def write_weights(directory: Path, *, heads: int, kv_heads: int) -> None:
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
-    # Logit 0 for the special tokens: greedy decoding never picks one, so there is always text, up to max_tokens.
-    model.lm_head.weight.data[: len(SPECIALS)] = 0.0
+    # Logit 0 for all others: greedy decoding never picks an end or half a character, so there is text up to max_tokens.
+    mute = torch.ones(VOCABULARY, dtype=torch.bool)
+    mute[printable] = False
+    model.lm_head.weight.data[mute] = 0.0
     model.to(torch.bfloat16).save_pretrained(directory)
     # safetensors writes for the owner alone; the daemon may run as somebody else.
     (directory / "model.safetensors").chmod(0o644)
@@ -85,11 +93,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     arguments.directory.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(arguments.directory)
-    if arguments.broken_head_dim:
-        write_weights(arguments.directory, heads=4, kv_heads=2)
-    else:
-        write_weights(arguments.directory, heads=2, kv_heads=1)
+    printable = write_tokenizer(arguments.directory)
+    heads, kv_heads = (4, 2) if arguments.broken_head_dim else (2, 1)
+    write_weights(arguments.directory, printable, heads=heads, kv_heads=kv_heads)
 
 
 if __name__ == "__main__":
