@@ -25,7 +25,7 @@ TEXT = (
 
 
 def write_tokenizer(directory: Path) -> list[int]:
-    """Train a byte-level BPE on a few sentences, write it where transformers looks; return the ids of printable tokens."""
+    """Train a byte-level BPE on a few sentences, write it; return the ids of its printable tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
