@@ -1,0 +1,120 @@
+"""What applying a fleet would do to each worker, and because of which keys. Nothing is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import structs
+
+from gpuward.config.fleet import Fleet, Pool
+from gpuward.policy.plan import Plan, PlannedWorker
+
+Action = Literal["start", "stop", "restart", "keep", "move"]
+
+_KEEPS_PROCESS = frozenset(
+    {
+        "workers",
+        "restart",
+        "start_timeout_s",
+        "stop_timeout_s",
+        "depends_on",
+        "allow_idle_gpus",
+        "ready_url",
+        "ready_log",
+        "ready_after_s",
+    }
+)
+"""Keys that the supervisor reads and the process never sees: it goes on under the new value."""
+
+_CHOOSES_GPUS = frozenset({"gpus", "first_gpu"})
+"""Keys that matter only where they change the device set, which is compared by itself."""
+
+_SIZES = frozenset({"gpus_per_worker", "tensor_parallel_size", "pipeline_parallel_size"})
+"""Keys of which one may be implied by another: what they come to is compared, not what is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happens to one worker, with the changed keys as they stand in the file; ``move``: only its GPUs change."""
+
+    worker: str
+    pool: str
+    action: Action
+    keys: tuple[str, ...]
+    reason: str
+
+
+def compare(
+    old: Fleet | None, new: Fleet, old_devices: Mapping[str, tuple[str, ...]], plan: Plan
+) -> tuple[Change, ...]:
+    """Say what each worker of both fleets is in for, those of ``new`` first, in file order.
+
+    ``old_devices`` maps workers to the UUIDs they have; one that is missing there was never placed and starts.
+    A plan with problems changes nothing: the answer is empty.
+    """
+    if not plan.ok:
+        return ()
+    before = {pool.name: pool for pool in old.pools} if old is not None else {}
+    planned = {worker.name: worker for worker in plan.workers}
+    changes = [
+        change for pool in new.pools for change in _pool_changes(before.get(pool.name), pool, old_devices, planned)
+    ]
+    gone = [
+        Change(worker=name, pool=pool.name, action="stop", keys=(), reason=_why_gone(pool, new))
+        for pool in before.values()
+        for name in pool.worker_names
+        if name not in planned
+    ]
+    return (*changes, *gone)
+
+
+def changed_keys(old: Pool, new: Pool) -> tuple[str, ...]:
+    """Keys whose values differ, as they stand in the file, in the order of the record."""
+    return tuple(
+        field.encode_name for field in structs.fields(Pool) if getattr(old, field.name) != getattr(new, field.name)
+    )
+
+
+def _pool_changes(
+    old: Pool | None, new: Pool, old_devices: Mapping[str, tuple[str, ...]], planned: Mapping[str, PlannedWorker]
+) -> Iterator[Change]:
+    keys = changed_keys(old, new) if old is not None else ()
+    restarting = _restarting(old, new) if old is not None else ()
+    had = frozenset(old.worker_names) if old is not None else frozenset[str]()
+    for name in new.worker_names:
+        devices = old_devices.get(name) if name in had else None
+        action, reason = _action(devices, planned[name], restarting)
+        yield Change(worker=name, pool=new.name, action=action, keys=keys, reason=reason)
+
+
+def _restarting(old: Pool, new: Pool) -> tuple[str, ...]:
+    """Keys that change what the process was started with."""
+    same_sizes = _sizes(old) == _sizes(new)
+    names = [field.name for field in structs.fields(Pool) if getattr(old, field.name) != getattr(new, field.name)]
+    ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | (_SIZES if same_sizes else frozenset())
+    return tuple(name.replace("_", "-") for name in names if name not in ignored)
+
+
+def _action(devices: tuple[str, ...] | None, planned: PlannedWorker, restarting: tuple[str, ...]) -> tuple[Action, str]:
+    where = f"GPU {', '.join(map(str, planned.gpus))}" if planned.gpus else "no GPU"
+    if devices is None:
+        return "start", f"new worker on {where}"
+    moved = devices != planned.gpu_uuids
+    if restarting:
+        return "restart", f"{', '.join(restarting)} changed" + (f"; moves to {where}" if moved else "")
+    if moved:
+        return "move", f"moves to {where}"
+    return "keep", f"nothing changed that the process on {where} was started with"
+
+
+def _why_gone(pool: Pool, new: Fleet) -> str:
+    for kept in new.pools:
+        if kept.name == pool.name:
+            return f"pool '{pool.name}' goes from {pool.workers} to {kept.workers} workers"
+    return f"pool '{pool.name}' is no longer in the fleet"
+
+
+def _sizes(pool: Pool) -> tuple[int, int, int]:
+    return (pool.device_count, pool.parallel_size, pool.pipeline_parallel_size or 1)
