@@ -1,0 +1,63 @@
+"""What one start of a worker needs, as records. Nothing here starts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class CannotLaunch(Exception):
+    """This worker cannot be started as configured; the message is a sentence with the way out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """How a worker proves that it is ready; exactly one of ``url``, ``log_pattern`` and ``after_s`` is set.
+
+    ``url`` answers 200, its ``port`` is listened on by the run's own processes, and where ``model`` is set
+    ``/v1/models`` beside it names that model. ``log_pattern`` is a regular expression found in a line of output.
+    ``after_s``: still alive so many seconds after the start.
+    """
+
+    url: str | None = None
+    port: int | None = None
+    model: str | None = None
+    log_pattern: str | None = None
+    after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One start of a worker.
+
+    ``argv[0]`` is a path, not a name to be looked up. ``env`` is the complete environment, it may hold secrets.
+    ``port`` is the port that the worker was given, None where it has none.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    working_directory: str | None
+    port: int | None
+    readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """A device set in rank order: PCI-order indices as they are now, and the UUIDs of the same GPUs."""
+
+    indices: tuple[int, ...] = ()
+    uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostContext:
+    """What every start on this host shares.
+
+    ``python`` is the absolute path of the interpreter that has gpuward. ``sim_env`` tells workers of a simulated host
+    where its GPUs are; it is empty on a real one.
+    """
+
+    python: str
+    simulated: bool
+    inherited_env: Mapping[str, str] = field(repr=False)
+    sim_env: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,140 @@
+"""vLLM: `vllm serve` with the pool's arguments, its own HTTP port and its own internal ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from gpuward.config.fleet import Pool
+from gpuward.engines import programs
+from gpuward.engines.environment import prepend_path
+from gpuward.engines.launch import CannotLaunch, HostContext, Readiness
+
+OURS: Final = {
+    "--port": "port",
+    "--gpu-memory-utilization": "gpu-memory-utilization",
+    "--tensor-parallel-size": "tensor-parallel-size",
+    "-tp": "tensor-parallel-size",
+    "--pipeline-parallel-size": "pipeline-parallel-size",
+    "-pp": "pipeline-parallel-size",
+    "--max-model-len": "max-model-len",
+    "--device-ids": "gpus",
+}
+"""Flags that extra-args may not hold, since plan, watch and probe go by the key: the last one of two would win."""
+
+NIXL: Final = 1  # to NIXL + 7: vLLM adds the data parallel rank
+EC: Final = 9
+P2P: Final = 10
+MOONCAKE: Final = 11
+INTERNAL: Final = 12
+"""Offsets in a worker's block of ports; 0 is HTTP. vLLM counts upward from INTERNAL for torch and its own sockets."""
+
+PORTS_MIN: Final = INTERNAL + 4
+
+
+def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
+    """Return everything behind ``vllm``; CannotLaunch where the pool lacks a model or sets one of `OURS` twice."""
+    model = model_name(pool)
+    for word in pool.extra_args:
+        key = OURS.get(_flag(word))
+        if key is not None:
+            raise CannotLaunch(
+                f"pool '{pool.name}' has {word!r} in extra-args; use the key '{key}', which gpuward reads"
+            )
+    pipeline = pool.pipeline_parallel_size or 1
+    words = ["serve", model]
+    if _option(pool.extra_args, "--host") is None:
+        words += ["--host", "127.0.0.1"]
+    words += ["--port", str(port), "--tensor-parallel-size", str(pool.parallel_size // pipeline)]
+    if pipeline > 1:
+        words += ["--pipeline-parallel-size", str(pipeline)]
+    words += ["--gpu-memory-utilization", str(pool.gpu_memory_utilization)]
+    if pool.max_model_len is not None:
+        words += ["--max-model-len", str(pool.max_model_len)]
+    return (*words, *pool.extra_args)
+
+
+def model_name(pool: Pool) -> str:
+    """Return what to serve; CannotLaunch where the pool does not say. The simulated engine needs no model to serve."""
+    if pool.model is not None:
+        return pool.model
+    if pool.engine == "simulated":
+        return "simulated"
+    raise CannotLaunch(f"pool '{pool.name}' has no model; set 'model' to a directory or a name")
+
+
+def program(pool: Pool, host: HostContext, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the words that run ``vllm``, and ``env`` as they need it.
+
+    ``executable`` is a ``vllm`` script, the ``python`` of a virtual environment or its directory. Without one, the
+    ``vllm`` of PATH, then the one beside the daemon's own interpreter. CannotLaunch where none is there.
+    """
+    if pool.executable is None:
+        beside = str(Path(host.python).parent / "vllm")
+        found = programs.find("vllm", env) or (beside if programs.is_executable(beside) else None)
+        if found is None:
+            raise CannotLaunch(
+                f"cannot start pool '{pool.name}': no 'vllm' in PATH nor beside {host.python}; set 'executable' to a "
+                "vllm script, a python that has vLLM, or the directory of its virtual environment"
+            )
+        return (found,), dict(env)
+    path = Path(pool.executable)
+    if path.is_dir():
+        path = path / "bin" / ("vllm" if (path / "bin" / "vllm").exists() else "python")
+    located = programs.find(str(path), env)
+    if located is None:
+        raise CannotLaunch(f"cannot start pool '{pool.name}': no executable '{path}' in PATH; write its whole path")
+    # vLLM starts compilers (ninja) by name: they lie beside its python
+    with_tools = prepend_path(env, str(Path(located).parent))
+    if path.name.startswith("python"):
+        return (located, "-m", "vllm.entrypoints.cli.main"), with_tools
+    return (located,), with_tools
+
+
+def internal_ports(pool: Pool, ports: range) -> dict[str, str]:
+    """Return the variables that keep this worker's sockets inside ``ports``; what the pool sets itself stays.
+
+    ``VLLM_PORT`` is the first internal port, not the API port. The side channels have fixed default ports, the same
+    for every worker of a host (vLLM 0.32 envs.py). CannotLaunch where the block is too small.
+    """
+    if len(ports) < PORTS_MIN:
+        raise CannotLaunch(
+            f"a vLLM worker needs {PORTS_MIN} ports, its block has {len(ports)}; raise 'per-worker' in [ports]"
+        )
+    names = {
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": NIXL,
+        "VLLM_EC_SIDE_CHANNEL_PORT": EC,
+        "VLLM_P2P_SIDE_CHANNEL_PORT": P2P,
+        "VLLM_MOONCAKE_BOOTSTRAP_PORT": MOONCAKE,
+        "VLLM_PORT": INTERNAL,
+    }
+    return {name: str(ports[offset]) for name, offset in names.items() if name not in pool.env}
+
+
+def readiness(pool: Pool, port: int) -> Readiness:
+    """Return how a vLLM server proves that it is ready: health, listener, model."""
+    host = _option(pool.extra_args, "--host") or "127.0.0.1"
+    if host in {"0.0.0.0", "::", "localhost"}:
+        host = "127.0.0.1"
+    address = f"[{host}]" if ":" in host else host
+    model = _option(pool.extra_args, "--served-model-name") or model_name(pool)
+    return Readiness(url=f"http://{address}:{port}/health", port=port, model=model)
+
+
+def _option(words: Iterable[str], flag: str) -> str | None:
+    """Return the first value of ``flag`` in ``words``, written ``--flag value`` or ``--flag=value``."""
+    after_flag = False
+    for word in words:
+        if after_flag:
+            return word
+        _, equals, value = word.partition("=")
+        if _flag(word) == flag and equals:
+            return value
+        after_flag = _flag(word) == flag
+    return None
+
+
+def _flag(word: str) -> str:
+    """Return the flag that a word is or begins with; vLLM takes underscores for hyphens."""
+    return word.partition("=")[0].replace("_", "-")
