@@ -1,0 +1,142 @@
+"""The endpoints of a simulated worker: vLLM 0.32.0's OpenAI surface, with text that depends on the prompt alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gpuward.sim.arguments import ServeArguments
+from gpuward.sim.completions import BadRequest, Completion, read_completion
+from gpuward.sim.console import VERSION
+from gpuward.sim.faults import parse_faults
+from gpuward.sim.loop import Channel
+from gpuward.sim.metrics import Metrics
+from gpuward.sim.web import Exchange
+
+ENGINE_DEAD: Final = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+class Api:
+    """Answers requests; hands generation to the engine. ``fail`` shows a fault of the API server itself."""
+
+    def __init__(
+        self,
+        arguments: ServeArguments,
+        max_model_len: int,
+        kv_tokens: int,
+        engine: Channel,
+        fail: Callable[[str], None],
+    ) -> None:
+        self._arguments = arguments
+        self._max_model_len = max_model_len
+        self._engine = engine
+        self._fail = fail
+        self._metrics = Metrics(arguments.served_name, arguments.gpu_memory_utilization, kv_tokens)
+        self._created = int(time.time())
+        self._requests = 0
+        self._running: dict[int, Completion] = {}
+        self.errored = False
+        self._routes: dict[tuple[str, str], Callable[[Exchange], None]] = {
+            ("GET", "/health"): self._health,
+            ("GET", "/ping"): self._health,
+            ("POST", "/ping"): self._health,
+            ("GET", "/version"): lambda exchange: _answer(exchange, {"version": VERSION}),
+            ("GET", "/load"): lambda exchange: _answer(exchange, {"server_load": 0}),
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/metrics"): self._show_metrics,
+            ("POST", "/v1/completions"): self._complete,
+            ("POST", "/v1/chat/completions"): self._complete,
+            ("POST", "/sim/fault"): self._take_fault,
+        }
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer, now or when the engine has."""
+        request = exchange.request
+        route = self._routes.get((request.method, request.path))
+        if route is not None:
+            route(exchange)
+        elif any(path == request.path for _, path in self._routes):
+            _answer(exchange, {"detail": "Method Not Allowed"}, 405)
+        else:
+            _answer(exchange, {"detail": "Not Found"}, 404)
+
+    def record_step(self, running: int, waiting: int, produced: list[int]) -> None:
+        """The engine made a token for each request in ``produced``."""
+        self._metrics.record_step(running, waiting, len(produced))
+        for number in produced:
+            completion = self._running.get(number)
+            if completion is not None and completion.add_token():
+                del self._running[number]
+                self._metrics.finished[completion.finish_reason] += 1
+
+    def end_with_engine(self) -> None:
+        """The engine is dead: say so to everyone who waits."""
+        self.errored = True
+        for completion in self._running.values():
+            completion.exchange.connection.gone = None
+            completion.break_off(ENGINE_DEAD)
+        self._running.clear()
+
+    def _health(self, exchange: Exchange) -> None:
+        exchange.answer(503 if self.errored else 200, b"")
+
+    def _models(self, exchange: Exchange) -> None:
+        model: dict[str, object] = {
+            "id": self._arguments.served_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "vllm",
+            "root": self._arguments.model,
+            "parent": None,
+            "max_model_len": self._max_model_len,
+        }
+        _answer(exchange, {"object": "list", "data": [model]})
+
+    def _show_metrics(self, exchange: Exchange) -> None:
+        cached = sum(completion.prompt_tokens + completion.produced for completion in self._running.values())
+        exchange.answer(200, self._metrics.text(cached).encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _complete(self, exchange: Exchange) -> None:
+        if self.errored:
+            _refuse(exchange, 500, "InternalServerError", ENGINE_DEAD)
+            return
+        try:
+            completion = read_completion(exchange, self._arguments.served_name, self._max_model_len, self._requests)
+        except BadRequest as error:
+            _refuse(exchange, error.status, error.kind, str(error))
+            return
+        number = self._requests
+        self._requests += 1
+        self._running[number] = completion
+        self._metrics.prompt_tokens += completion.prompt_tokens
+        exchange.connection.gone = lambda: self._abort(number)
+        completion.begin()
+        self._engine.send("submit", number, completion.tokens, wait=False)
+
+    def _abort(self, number: int) -> None:
+        """The client left."""
+        if self._running.pop(number, None) is not None:
+            self._metrics.finished["abort"] += 1
+            self._engine.send("abort", number, wait=False)
+
+    def _take_fault(self, exchange: Exchange) -> None:
+        try:
+            document = json.loads(exchange.request.body)
+            text = str(document["fault"])
+            parse_faults(text)
+        except (ValueError, TypeError, KeyError) as error:
+            _refuse(exchange, 400, "BadRequestError", f'want {{"fault": "..."}}: {error}')
+            return
+        _answer(exchange, {"fault": text})
+        self._engine.send("fault", text, wait=False)
+        self._fail(text)
+
+
+def _answer(exchange: Exchange, document: dict[str, object], status: int = 200) -> None:
+    exchange.answer(status, json.dumps(document, separators=(",", ":")).encode())
+
+
+def _refuse(exchange: Exchange, status: int, kind: str, message: str) -> None:
+    _answer(exchange, {"error": {"message": message, "type": kind, "param": None, "code": status}}, status)

@@ -1,0 +1,297 @@
+"""The simulated vLLM worker: ``python -m gpuward.sim.worker serve MODEL [vllm arguments]``.
+
+A real process tree with vLLM's behaviour at its surface: arguments, environment, log lines, endpoints, exit codes, and
+the ways in which it fails (facts measured on vLLM 0.32.0). No GPU, no model, standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from gpuward.sim.api import ENGINE_DEAD, Api
+from gpuward.sim.arguments import ServeArguments, parse_serve
+from gpuward.sim.console import VERSION, Console, say, traceback
+from gpuward.sim.devices import known_devices, visible_devices
+from gpuward.sim.engine import Engine, EngineJob
+from gpuward.sim.faults import Fault, parse_faults
+from gpuward.sim.loop import Channel, Loop
+from gpuward.sim.model import ConfigRefused, check_config, model_length
+from gpuward.sim.settings import HELP, Settings, read_settings
+from gpuward.sim.web import Exchange, WebServer
+
+USAGE: Final = """\
+usage: python -m gpuward.sim.worker serve MODEL [vllm serve arguments]
+
+A stand-in for `vllm serve` on a host without GPUs. It takes vLLM's arguments, starts the same processes, says the same
+in its log, and serves /health, /ping, /version, /load, /metrics, /v1/models, /v1/completions, /v1/chat/completions."""
+
+_IMPORTS_SHARE: Final = 0.1
+_DRAIN_POLL_S: Final = 0.05
+
+
+class EngineFailed(Exception):
+    """The engine ended before it was ready; the text has vLLM's words, with exit codes."""
+
+
+class ApiServer:
+    """The main process of one worker: an engine child, an HTTP server, and what signals do to them."""
+
+    def __init__(self, arguments: ServeArguments, settings: Settings) -> None:
+        self._arguments = arguments
+        self._settings = settings
+        self._console = Console("APIServer")
+        self._loop = Loop()
+        self._web = WebServer(self._loop, self._serve, access_log=arguments.access_log)
+        self._api: Api | None = None
+        self._engine_pid = 0
+        self._engine, self._engine_end = Channel.pair()
+        self._exit_code = 0
+        self._stopping = False
+        self._started_at_s = time.monotonic()
+        self._terms = 0
+
+    def run(self) -> int:
+        """Serve until told to end, or until the engine is dead; return the exit code, 0 for both, as vLLM does."""
+        self._console.info("utils.py:306", f"vLLM API server version {VERSION} (simulated by gpuward)")
+        time.sleep(self._settings.start_s * _IMPORTS_SHARE)
+        try:
+            self._web.bind(self._arguments.host, self._arguments.port)
+            job = self._job()
+            self._start_engine(job)
+            self._become_ready(job, self._await_engine())
+            self._loop.run()
+        except OSError as error:
+            return self._fail(
+                "launchers/launcher.py", 348, "sock.bind(addr)", f"OSError: [Errno {error.errno}] {error.strerror}"
+            )
+        except ConfigRefused as error:
+            return self._fail("engine/arg_utils.py", 2210, "create_engine_config()", str(error))
+        except EngineFailed as error:
+            return self._fail("v1/engine/utils.py", 1431, "raise RuntimeError(", str(error))
+        finally:
+            self._kill_engine()
+        return self._exit_code
+
+    def _job(self) -> EngineJob:
+        try:
+            devices = visible_devices(known_devices(os.environ), os.environ)
+        except ValueError as error:
+            raise ConfigRefused(f"ValueError: {error}") from error
+        check_config(self._arguments, len(devices))
+        return EngineJob(self._arguments, self._settings, devices, model_length(self._arguments))
+
+    def _fail(self, file: str, line: int, code: str, error: str) -> int:
+        self._console.plain(traceback(file, line, "main", code, error))
+        return 1
+
+    # The engine
+
+    def _start_engine(self, job: EngineJob) -> None:
+        """Fork it, with nothing open of ours but its channel; from here on a first SIGTERM is lost (vLLM 0.32.0)."""
+        self._loop.on_signal(signal.SIGINT, self._on_term)
+        if not any(fault.kind == "ignore-term" for fault in self._settings.faults):
+            self._loop.on_signal(signal.SIGTERM, self._on_term)
+        self._engine_pid = os.fork()
+        if self._engine_pid == 0:
+            self._run_engine(job)
+        self._engine_end.close()
+
+    def _run_engine(self, job: EngineJob) -> NoReturn:
+        """In the child. It leaves by `os._exit` whatever happens: nothing above it is its to unwind."""
+        code = 1
+        try:
+            self._loop.close()
+            self._web.close_listener()
+            self._engine.close()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            code = Engine(job, self._engine_end).run()
+        finally:
+            os._exit(code)
+
+    def _await_engine(self) -> int:
+        """Wait for the engine's word; return the size of its KV cache in tokens. Raises EngineFailed."""
+        heard: list[object] = []
+
+        def listen() -> None:
+            heard.append(self._engine.receive())
+            self._loop.stop()
+
+        self._loop.watch(self._engine.socket, listen)
+        self._schedule_faults(self._settings.faults, "start")
+        self._loop.run()
+        match heard:
+            case [["ready", int(kv_tokens)]]:
+                return kv_tokens
+            case [None]:
+                failed = {"EngineCore": self._reap_engine()}
+                raise EngineFailed(
+                    "RuntimeError: Engine core initialization failed. See root cause above. "
+                    f"Failed core proc(s): {failed}"
+                )
+            case _:
+                raise SystemExit(self._exit_code)
+
+    def _reap_engine(self) -> int:
+        """Return its exit code, as multiprocessing counts: negative for a signal."""
+        pid, self._engine_pid = self._engine_pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0
+
+    def _kill_engine(self) -> None:
+        if self._engine_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._engine_pid, signal.SIGKILL)
+            self._reap_engine()
+
+    # Ready
+
+    def _become_ready(self, job: EngineJob, kv_tokens: int) -> None:
+        self._api = Api(self._arguments, job.max_model_len, kv_tokens, self._engine, self._on_fault_asked)
+        self._loop.watch(self._engine.socket, self._on_engine)
+        host, port = self._arguments.host, self._arguments.port
+        self._console.info("entry.py:136", "Supported tasks: ['generate']")
+        self._console.info("entry.py:140", f"Starting vLLM server on http://{host}:{port}")
+        self._web.listen()
+        say(f"INFO:     Started server process [{os.getpid()}]", "INFO:     Waiting for application startup.")
+        say("INFO:     Application startup complete.")
+        self._schedule_faults(self._settings.faults, "run")
+
+    def _serve(self, exchange: Exchange) -> None:
+        assert self._api is not None
+        self._api.serve(exchange)
+
+    def _on_engine(self) -> None:
+        assert self._api is not None
+        match self._engine.receive():
+            case ["step", int(running), int(waiting), list(produced)]:
+                self._api.record_step(running, waiting, [number for number in produced if isinstance(number, int)])
+            case None:
+                self._loop.unwatch(self._engine.socket)
+                if not self._stopping:
+                    self._on_engine_dead(self._api)
+            case message:
+                raise AssertionError(message)
+
+    def _on_engine_dead(self, api: Api) -> None:
+        """503 from now on; the watchdog's next tick ends the process, with exit code 0 (vLLM issue 48966)."""
+        self._reap_engine()
+        core_client = "core_client.py:817"
+        self._console.warning(core_client, "[shutdown] MPClient: engine core exited unexpectedly; starting cleanup")
+        dead = f"vllm.v1.engine.exceptions.EngineDeadError: {ENGINE_DEAD}"
+        lines = traceback(
+            "v1/engine/async_llm.py", 849, "output_handler", "outputs = await engine_core.get_output_async()", dead
+        )
+        self._console.error("async_llm.py:906", ["AsyncLLM output_handler failed.", *lines])
+        api.end_with_engine()
+        tick_s = self._settings.watchdog_s
+        to_tick_s = tick_s - (time.monotonic() - self._started_at_s) % tick_s
+        self._loop.call_later(to_tick_s if to_tick_s > tick_s / 2 else to_tick_s + tick_s / 2, self._end)
+
+    # Faults
+
+    def _on_fault_asked(self, text: str) -> None:
+        self._schedule_faults(parse_faults(text), "run")
+
+    def _schedule_faults(self, faults: Sequence[Fault], phase: str) -> None:
+        """The API server's own faults; the engine has its own list."""
+        for fault in faults:
+            if fault.kind == "exit" and fault.phase == phase:
+                self._loop.call_later(fault.delay_s, lambda code=fault.value: self._end(code))  # type: ignore[misc]
+            elif fault.kind == "ignore-term":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    # The end
+
+    def _on_term(self) -> None:
+        self._terms += 1
+        if self._api is None:
+            self._on_term_while_loading()
+        elif self._stopping:
+            self._end()
+        else:
+            self._stop(self._arguments.shutdown_timeout_s)
+
+    def _on_term_while_loading(self) -> None:
+        if self._settings.term_at_start == "lost" and self._terms == 1:
+            return
+        self._kill_engine()
+        interrupted = "KeyboardInterrupt: terminated"
+        say(
+            *traceback(
+                "entrypoints/launchers/api_server/entry.py",
+                172,
+                "_interrupt_init",
+                "raise KeyboardInterrupt",
+                interrupted,
+            )
+        )
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def _stop(self, timeout_s: float) -> None:
+        """Abort or drain, then leave; with a running request only once its client hangs up (measured: 59.7 s)."""
+        self._stopping = True
+        mode = "drain" if timeout_s > 0 else "abort"
+        self._console.info("launcher.py:254", "[shutdown] API server: shutdown triggered")
+        self._console.info(
+            "launcher.py:270", f"[shutdown] API server: stopping engine client mode={mode} timeout={timeout_s:.0f}s"
+        )
+        deadline_s = time.monotonic() + timeout_s
+        self._drain(deadline_s)
+
+    def _drain(self, deadline_s: float) -> None:
+        if self._web.busy and time.monotonic() < deadline_s:
+            self._loop.call_later(_DRAIN_POLL_S, lambda: self._drain(deadline_s))
+            return
+        self._console.warning(
+            "utils.py:653",
+            f"[shutdown] Process manager: force killing remaining process EngineCore pid {self._engine_pid}",
+        )
+        self._kill_engine()
+        self._web.close_listener()
+        say("INFO:     Shutting down")
+        if self._web.busy:
+            say("INFO:     Waiting for connections to close. (CTRL+C to force quit)")
+        self._await_clients()
+
+    def _await_clients(self) -> None:
+        if self._web.busy:
+            self._loop.call_later(_DRAIN_POLL_S, self._await_clients)
+        else:
+            say("INFO:     Waiting for application shutdown.", "INFO:     Application shutdown complete.")
+            self._end()
+
+    def _end(self, code: int = 0) -> None:
+        self._exit_code = code
+        self._loop.stop()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker; return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help") or arguments[1:2] in (["-h"], ["--help"]):
+        print(f"{USAGE}\n\n{HELP}", end="")  # noqa: T201
+        return 0 if arguments else 2
+    if arguments[0] in ("-v", "--version"):
+        print(VERSION)  # noqa: T201
+        return 0
+    if arguments[0] != "serve":
+        print(f"{USAGE}\nerror: argument subparser: invalid choice: {arguments[0]!r}", file=sys.stderr)  # noqa: T201
+        return 2
+    serve_arguments = parse_serve(arguments[1:])
+    try:
+        settings = read_settings(os.environ)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    signal.alarm(settings.life_s)
+    return ApiServer(serve_arguments, settings).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
