@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 
 
 class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """The control socket. ``socket`` None: control.sock in the runtime directory. Members of ``group`` are operators."""
+    """The control socket. ``socket`` None: control.sock in the runtime directory. ``group``: its members operate."""
 
     socket: str | None = None
     group: str = "gpuctl"

@@ -1,0 +1,75 @@
+"""Fleet files in TOML. Decoding only: no file is read, and of the disk only whether named paths exist is asked."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+
+from gpuward.config.decode import Section, Table, shown, unknown_key
+from gpuward.config.errors import ConfigError
+from gpuward.config.fleet import Fleet, Remark
+from gpuward.config.model_path import PathExists
+from gpuward.config.pools import PoolTable, Surroundings, decode_defaults, decode_pools
+from gpuward.config.toml_text import parse_toml
+
+_MERGED_DEEP = ("env", "restart")
+_TABLES = ("defaults", "pool")
+
+
+def decode_fleet_toml(text: str, *, file: str, directory: str, path_exists: PathExists = os.path.exists) -> Fleet:
+    """Return the fleet that ``text`` describes; ConfigError with all that is wrong in it.
+
+    ``file`` is for complaints, ``directory`` (absolute) is where relative paths start.
+    """
+    document = parse_toml(text, file=file)
+    found = [
+        unknown_key(key, value, _TABLES, Section("top level")) for key, value in document.items() if key not in _TABLES
+    ]
+    defaults = _defaults(document.get("defaults", {}), found)
+    tables = _pool_tables(document.get("pool", {}), defaults, found)
+    if not tables and not found:
+        raise ConfigError(file, [_no_pool()])
+    return decode_pools(tables, Surroundings(file, directory, path_exists), problems=found)
+
+
+def _defaults(table: object, found: list[Remark]) -> Table:
+    section = Section("[defaults]")
+    if not isinstance(table, Mapping):
+        found.append(section.bad_value("defaults", table, "must be a table; write [defaults]"))
+        return {}
+    return decode_defaults(table, section, found)
+
+
+def _pool_tables(pools: object, defaults: Table, found: list[Remark]) -> list[PoolTable]:
+    if not isinstance(pools, Mapping):
+        found.append(Section("top level").bad_value("pool", pools, "must be a table per pool; write [pool.NAME]"))
+        return []
+    tables = []
+    for name, table in pools.items():
+        section = Section(f"pool '{name}'", name)
+        if isinstance(table, Mapping):
+            inherited = defaults.keys() - table.keys()
+            tables.append(PoolTable(name=name, table=_merged(defaults, table), section=section, inherited=inherited))
+        else:
+            found.append(
+                section.remark(
+                    "bad-value",
+                    f"pool.{name} = {shown(table)}: must be a table of keys; write [pool.NAME] above its keys",
+                )
+            )
+    return tables
+
+
+def _merged(defaults: Table, table: Table) -> Table:
+    """A pool's own keys over the defaults; ``env`` and ``restart`` are merged key by key."""
+    merged = {**defaults, **table}
+    for key in _MERGED_DEEP:
+        common, own = defaults.get(key), table.get(key)
+        if isinstance(common, Mapping) and isinstance(own, Mapping):
+            merged[key] = {**common, **own}
+    return merged
+
+
+def _no_pool() -> Remark:
+    message = 'no pool in this file: write [pool.NAME], and under it engine = "vllm" and model = "DIRECTORY or name"'
+    return Remark(code="bad-value", pool=None, message=message)

@@ -1,0 +1,87 @@
+"""Ranges of single values: small functions that say what is wrong with a value of the right type, or None."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+Rule = Callable[[object], str | None]
+"""Given a value of the right type, return the end of the sentence ``KEY = VALUE: ...``, or None where it is right."""
+
+
+def at_least(least: float) -> Rule:
+    """Numbers from ``least`` on."""
+    return between(least, math.inf)
+
+
+def between(least: float, most: float) -> Rule:
+    """Numbers from ``least`` to ``most``, both included."""
+    limits = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:.12g}"
+
+    def rule(value: object) -> str | None:
+        inside = isinstance(value, int | float) and least <= value <= most
+        return None if inside else f"must be {limits}"
+
+    return rule
+
+
+def above(limit: float, *, most: float = math.inf) -> Rule:
+    """Numbers greater than ``limit``, at most ``most``."""
+    limits = f"greater than {limit:g}" + ("" if most == math.inf else f" and at most {most:g}")
+
+    def rule(value: object) -> str | None:
+        inside = isinstance(value, int | float) and limit < value <= most
+        return None if inside else f"must be {limits}"
+
+    return rule
+
+
+def printable_text(value: object) -> str | None:
+    """Text that a process can be given: not empty, no NUL."""
+    if not isinstance(value, str) or not value.strip():
+        return "must not be empty; leave the key out instead"
+    return "must not hold a NUL character" if "\0" in value else None
+
+
+def arguments(value: object) -> str | None:
+    """Lists of text that a process can be given."""
+    bad = isinstance(value, list | tuple) and any(isinstance(item, str) and "\0" in item for item in value)
+    return "must not hold a NUL character" if bad else None
+
+
+def devices(value: object) -> str | None:
+    """Lists of GPU indices or UUIDs."""
+    if not isinstance(value, list | tuple) or not value:
+        return "names no GPU; leave the key out and the GPUs are chosen for you"
+    for item in value:
+        if isinstance(item, int) and item < 0:
+            return f"{item} is no GPU index; indices start at 0"
+        if isinstance(item, str) and (not item.strip() or item.strip().isdigit()):
+            return f'"{item}" is no UUID; an index is written without quotes'
+    return None
+
+
+def http_url(value: object) -> str | None:
+    """``http://`` with a host: the probe speaks no TLS, a worker is asked on its own host."""
+    if isinstance(value, str) and re.match(r"http://[^/\s]+", value):
+        return None
+    return 'must be an http address, as "http://127.0.0.1:{port}/health"'
+
+
+def regular_expression(value: object) -> str | None:
+    """Patterns that Python's ``re`` compiles."""
+    if not isinstance(value, str) or not value:
+        return "must be a regular expression that a log line matches"
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"must be a regular expression: {error}"
+    return None
+
+
+def absolute_path(value: object) -> str | None:
+    """Paths from the root."""
+    if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+        return None
+    return "must be an absolute path, as /var/lib/gpuward"
