@@ -1,0 +1,55 @@
+"""Why runs end: the causes, and the record of a text that points to one. Records only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Cause(StrEnum):
+    """Why a run ended."""
+
+    GPU_OOM_STARTUP = "gpu-oom-startup"
+    GPU_OOM_RUNTIME = "gpu-oom-runtime"
+    KV_CACHE_TOO_SMALL = "kv-cache-too-small"
+    GPU_BUSY = "gpu-busy"
+    PROFILING_RACE = "profiling-race"
+    HOST_OOM = "host-oom"
+    CUDA_FAULT = "cuda-fault"
+    GPU_HARDWARE = "gpu-hardware"
+    PORT_CONFLICT = "port-conflict"
+    CONFIG_ERROR = "config-error"
+    HANG = "hang"
+    START_TIMEOUT = "start-timeout"
+    COMMANDED = "commanded"
+    CRASH = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One text and what it means.
+
+    ``literal`` stands in every line that ``pattern`` finds: a plain search for it is many times faster. ``says`` is
+    filled with the named groups of the pattern. ``phase``: a text that means something in that phase only (a bad
+    request can print a ValidationError in a healthy server). ``following``: lines behind the match that belong to it.
+    ``permanent``: a new start with the same configuration ends the same way. ``quiet``: also where the line is one of
+    level INFO. ``times``: lines needed before it counts.
+    """
+
+    cause: Cause
+    literal: str
+    pattern: re.Pattern[str]
+    says: str
+    hint: str = ""
+    permanent: bool = False
+    phase: Literal["any", "starting", "ready"] = "any"
+    following: int = 0
+    quiet: bool = False
+    times: int = 1
+
+
+def signature(cause: Cause, literal: str, pattern: str, says: str, **rest: object) -> Signature:
+    """Return a signature with its pattern compiled; ``rest`` are its other fields."""
+    return Signature(cause, literal, re.compile(pattern), says, **rest)  # type: ignore[arg-type]

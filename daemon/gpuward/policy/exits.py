@@ -1,0 +1,175 @@
+"""Why a run ended, from how it ended and what it printed. Pure: the lines are handed in, whoever reads them.
+
+The exit code alone tells nothing: vLLM exits 0 when its engine was killed, and 1 for most other things (#48966).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gpuward.policy.causes import Cause, Signature
+from gpuward.policy.findings import Findings, Hit, clip
+from gpuward.policy.gpu_signatures import GPU_SIGNATURES
+from gpuward.policy.signatures import SIGNATURES
+
+EVIDENCE_LINES_MAX: Final = 5
+SIGKILL: Final = 9
+SHELL_SIGNAL_BASE: Final = 128
+"""A shell reports the death of its child by signal N as exit code 128 + N."""
+
+USAGE_EXIT_CODE: Final = 2
+"""Of argparse and most programs; alone it proves nothing."""
+
+LOG_PREFIX: Final = re.compile(r"^(?:\([^)]*\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?\s*")
+"""What vLLM puts before a message: process, level, time, place."""
+
+PASSING_ERRORS: Final = (
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+    "Text file busy",
+    "Too many open files",
+)
+"""strerror texts of a failed start that a later one may not meet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended, without its output.
+
+    ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host. ``commanded``: somebody
+    asked for this end. ``phase``: the last one that was proved. ``keeper_lost``: the keeper wrote no end record, so
+    code and signal are not known. ``start_timed_out``: it was stopped because it was not ready in time.
+    """
+
+    code: int | None
+    signal: int | None
+    oom_kills: int = 0
+    commanded: bool = False
+    phase: Literal["starting", "ready"] = "starting"
+    keeper_lost: bool = False
+    start_timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Why a run ended.
+
+    ``evidence``: at most 5 lines of output of at most 300 characters, the cause first. ``permanent``: a new start with
+    the same configuration ends the same way. ``hint``: what would help, empty where nobody knows. ``reason``: one
+    sentence with the numbers.
+    """
+
+    cause: Cause
+    evidence: tuple[str, ...] = ()
+    permanent: bool = False
+    hint: str = ""
+    reason: str
+
+
+def classify(end: RunEnd, lines: Iterable[str]) -> Verdict:
+    """Return why a run ended. ``lines``: its whole output in order, read once; not read at all after a command.
+
+    Memory is bounded whatever comes. The first signature of the table that stands anywhere in the output wins, not the
+    last line: what follows the cause (wrappers, clean-up, children that die with it) is never one.
+    """
+    if end.commanded:
+        return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
+    findings = Findings(SIGNATURES)
+    findings.read(lines)
+    running = end.phase == "ready" or findings.engine_ran
+    hit = findings.first(running=running)
+    if hit is not None and (hit.signature in GPU_SIGNATURES or not _killed_for_memory(end, findings)):
+        return _from_signature(end, hit)
+    if _killed_for_memory(end, findings):
+        return _host_oom(end, findings)
+    if end.code == USAGE_EXIT_CODE and not running and findings.usage_error:
+        return Verdict(
+            cause=Cause.CONFIG_ERROR,
+            evidence=(findings.usage_error,),
+            permanent=True,
+            hint="correct the pool and apply it again",
+            reason=f"its arguments were refused ({_how(end)})",
+        )
+    if end.start_timed_out:
+        return Verdict(
+            cause=Cause.START_TIMEOUT,
+            evidence=_evidence(findings),
+            hint="raise start-timeout-s if it only needs longer",
+            reason="it was not ready within its start-timeout-s and was stopped",
+        )
+    return _crash(end, findings, running=running)
+
+
+def spawn_failed(message: str) -> Verdict:
+    """Return the verdict on a run whose worker was never started; ``message`` is the keeper's."""
+    line = (clip(message),)
+    if "lease" in message and "held" in message:
+        return Verdict(cause=Cause.GPU_BUSY, evidence=line, reason=message)
+    passing = any(text in message for text in PASSING_ERRORS)
+    if message.startswith(("cannot execute", "cannot enter")) and not passing:
+        return Verdict(
+            cause=Cause.CONFIG_ERROR,
+            evidence=line,
+            permanent=True,
+            hint="correct 'executable', 'command' or 'working-directory' and apply it again",
+            reason=message,
+        )
+    return Verdict(cause=Cause.CRASH, evidence=line, reason=message)
+
+
+def _from_signature(end: RunEnd, hit: Hit) -> Verdict:
+    found: Signature = hit.signature
+    return Verdict(
+        cause=found.cause,
+        evidence=tuple(hit.lines[:EVIDENCE_LINES_MAX]),
+        permanent=found.permanent,
+        hint=found.hint.format(**hit.words),
+        reason=f"{found.says.format(**hit.words)} ({_how(end)})",
+    )
+
+
+def _killed_for_memory(end: RunEnd, findings: Findings) -> bool:
+    """Whether the kernel killed a process of this run for want of memory: it killed, and one here died without a word.
+
+    The count is the host's, so it proves nothing alone.
+    """
+    if end.oom_kills <= 0:
+        return False
+    shell_saw_sigkill = end.code == SHELL_SIGNAL_BASE + SIGKILL
+    return end.signal == SIGKILL or shell_saw_sigkill or bool(findings.silent_death and not findings.exception)
+
+
+def _host_oom(end: RunEnd, findings: Findings) -> Verdict:
+    return Verdict(
+        cause=Cause.HOST_OOM,
+        evidence=_evidence(findings),
+        hint="give the worker less host memory to use: swap-space, cpu-offload-gb, KV offloading; or raise MemoryMax",
+        reason=f"the kernel killed {end.oom_kills} processes for want of host memory during this run ({_how(end)})",
+    )
+
+
+def _crash(end: RunEnd, findings: Findings, *, running: bool) -> Verdict:
+    when = "while serving" if running else "while starting"
+    if end.keeper_lost:
+        reason = "its keeper was killed, and the worker with it: how it ended is not known"
+    elif findings.silent_death and not findings.exception:
+        reason = f"a process of the engine died without a word {when} ({_how(end)})"
+    else:
+        told = f"; first error: {LOG_PREFIX.sub('', findings.exception)}" if findings.exception else ""
+        reason = f"it ended {when} and nobody had asked ({_how(end)}){told}"
+    return Verdict(cause=Cause.CRASH, evidence=_evidence(findings), reason=reason)
+
+
+def _evidence(findings: Findings) -> tuple[str, ...]:
+    """Return what tells most of an end without a signature: first exception and silent death, or the last lines."""
+    telling = [line for line in (findings.exception, findings.silent_death) if line]
+    return tuple(telling or findings.last_lines)[-EVIDENCE_LINES_MAX:]
+
+
+def _how(end: RunEnd) -> str:
+    if end.signal is not None:
+        return f"killed by signal {end.signal}"
+    return "exit code not known" if end.code is None else f"exit code {end.code}"

@@ -1,0 +1,153 @@
+"""What stands in a worker's output: one pass over the lines, bounded memory, fast where nothing is wrong. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gpuward.policy.causes import Signature
+
+EVIDENCE_CHARS_MAX: Final = 300
+LAST_LINES: Final = 5
+EXCEPTIONS_KEPT: Final = 32
+EXCEPTION_REACH_LINES: Final = 400
+"""An exception further than this before the death is an older story."""
+
+STEMS: Final = (
+    "rror", "xception", "less than", "out of memory", "Xid", "allen off", "ncorrectable", "Cuda failure", "KV cache",
+    "cache blocks", "CUBLAS_", "busy or", "ddress already", "timed out", "Timed out", "broadcast block", "unexpectedly",
+    "failed to start", "arger than", "reater than", "repo_name", "model identifier", "invalid literal",
+    "Model architectures", "No module", "can't open",
+)  # fmt: skip
+"""Every literal of the table, and every mark below, holds one of these: a line with none is left at once."""
+
+DEATHS: Final = ("died unexpectedly", "exited unexpectedly")
+"""A process of the engine is gone and left no word of its own (the signal is not in vLLM's log)."""
+
+RUN_MARK: Final = "EngineCore encountered a fatal error"
+START_MARK: Final = "EngineCore failed to start"
+"""vLLM's own words for the phase in which its engine ended (v1/engine/core.py)."""
+
+EXCEPTION: Final = re.compile(r"(?:^|[\s\]:])(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b: ?\S")
+WRAPPERS: Final = re.compile(
+    r"EngineDeadError|Engine core initialization failed|Executor failed\.|Worker failed with error|KeyboardInterrupt"
+    r"|MQLLMEngine is already dead|EngineCore encountered an issue"
+)
+"""Exceptions that only carry the news of another; never the cause."""
+
+USAGE: Final = re.compile(r"^\S[^:]*: error: \S")
+HARMLESS: Final = re.compile(r"^(?:\([^)]*\) )?(?:INFO|DEBUG)[ :]")
+"""Lines of these levels may quote anything, also a user's prompt."""
+
+
+def clip(line: str, at: int = 0) -> str:
+    """Return at most 300 characters of a line, those around position ``at`` where it is longer."""
+    text = line.rstrip()
+    if len(text) <= EVIDENCE_CHARS_MAX:
+        return text
+    start = 0 if at < EVIDENCE_CHARS_MAX // 2 else at - 50
+    ellipsis = "..." if start else ""
+    return f"{ellipsis}{text[start : start + EVIDENCE_CHARS_MAX - 6]}..."[:EVIDENCE_CHARS_MAX]
+
+
+@dataclass(slots=True)
+class Hit:
+    """The first line of a signature. ``words``: the named groups of its pattern; ``count``: lines that had it."""
+
+    signature: Signature
+    words: dict[str, str]
+    lines: list[str]
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found. ``exception`` is the line that best explains a death without a signature; empty where none is."""
+
+    signatures: tuple[Signature, ...]
+    engine_ran: bool = False
+    silent_death: str = ""
+    usage_error: str = ""
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    _hits: dict[int, Hit] = field(default_factory=dict)
+    _open: list[Hit] = field(default_factory=list)
+    _exceptions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=EXCEPTIONS_KEPT))
+    _death_at: int | None = None
+    _read: int = 0
+
+    def read(self, lines: Iterable[str]) -> None:
+        """Take in lines, in order; may be called again with those that follow."""
+        number = self._read
+        for number, line in enumerate(lines, self._read + 1):
+            self.last_lines.append(line[:EVIDENCE_CHARS_MAX])
+            if self._open:
+                self._follow(line)
+            for stem in STEMS:
+                if stem in line:
+                    self._look(number, line)
+                    break
+        self._read = number
+
+    def first(self, *, running: bool) -> Hit | None:
+        """Return the hit of the first signature of the table that means something in this phase."""
+        other = "starting" if running else "ready"
+        for index in sorted(self._hits):
+            hit = self._hits[index]
+            if hit.signature.phase != other and hit.count >= hit.signature.times:
+                return hit
+        return None
+
+    @property
+    def exception(self) -> str:
+        """The first exception of the last burst before the first death, or behind it where none was before."""
+        end = self._read if self._death_at is None else self._death_at
+        for number, line in self._exceptions:
+            if number >= end - EXCEPTION_REACH_LINES:
+                return line
+        return ""
+
+    def _look(self, number: int, line: str) -> None:
+        harmless = HARMLESS.match(line) is not None
+        for index, signature in enumerate(self.signatures):
+            if signature.literal in line and (signature.quiet or not harmless):
+                self._match(index, signature, line)
+        if not harmless:
+            self._mark(number, line)
+
+    def _match(self, index: int, signature: Signature, line: str) -> None:
+        known = self._hits.get(index)
+        if known is not None and signature.times <= known.count:
+            return
+        match = signature.pattern.search(line)
+        if match is None:
+            return
+        if known is not None:
+            known.count += 1
+            return
+        words = {key: value or "?" for key, value in match.groupdict().items()}
+        self._hits[index] = hit = Hit(signature, words, [clip(line, match.start())])
+        if signature.following:
+            self._open.append(hit)
+
+    def _follow(self, line: str) -> None:
+        for hit in self._open:
+            hit.lines.append(clip(line))
+        self._open = [hit for hit in self._open if len(hit.lines) <= hit.signature.following]
+
+    def _mark(self, number: int, line: str) -> None:
+        if RUN_MARK in line:
+            self.engine_ran = True
+        died = any(text in line for text in DEATHS)
+        if died and not self.silent_death:
+            self.silent_death = clip(line)
+        if not self.usage_error and USAGE.search(line):
+            self.usage_error = clip(line)
+        if self._death_at is None and (died or RUN_MARK in line or START_MARK in line):
+            self._death_at = number
+        told = self._death_at is not None and self.exception
+        exception = None if told else EXCEPTION.search(line)
+        if exception is not None and not WRAPPERS.search(line):
+            self._exceptions.append((number, clip(line, exception.start())))
