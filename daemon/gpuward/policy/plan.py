@@ -1,4 +1,4 @@
-"""The answer to "does this fleet fit this host". Field names are the contract of `gpuctl plan -o json`; records only."""
+"""The answer to "does this fleet fit this host". Field names are the contract of `gpuctl plan -o json`."""
 
 from __future__ import annotations
 

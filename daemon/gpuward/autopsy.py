@@ -1,0 +1,102 @@
+"""What a dead run tells: its end record, what its keeper left behind, its log, hence its cause.
+
+Runs in a thread: logs are long and a sweep waits for processes to die. It kills only what a lost keeper left.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from gpuward.host.live import sweep
+from gpuward.host.logs import iter_lines
+from gpuward.host.processes import Identity
+from gpuward.host.runs import Ending, Runs
+from gpuward.policy.exits import RunEnd, Verdict, classify, spawn_failed
+
+SWEEP_LIMIT_S = 10.0
+LEASE_REFUSAL = "the lease "
+"""How the keeper begins to say that somebody else holds a GPU's lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadRun:
+    """A run whose keeper is gone, and what the daemon knew of it."""
+
+    worker: str
+    run: int
+    marker: str
+    main: Identity | None
+    phase: Literal["starting", "ready"]
+    commanded: bool
+    start_timed_out: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """``refused``: never started, for a reason that may pass; otherwise ``verdict`` says why the run ended."""
+
+    dead: DeadRun
+    ending: Ending
+    verdict: Verdict
+    refused: str = ""
+    survivors: tuple[int, ...] = ()
+
+
+def examine(runs: Runs, dead: DeadRun) -> Findings:
+    """Find out how a run ended; a run without an end record is swept first."""
+    ending = runs.ending(dead.worker, dead.run)
+    survivors: tuple[int, ...] = ()
+    lost = ending is None
+    if ending is None:
+        ending, survivors = _after_a_lost_keeper(dead)
+    if ending.error:
+        refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
+        return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
+    end = RunEnd(
+        code=ending.code,
+        signal=ending.signal,
+        oom_kills=ending.oom_kills,
+        commanded=dead.commanded,
+        phase=dead.phase,
+        keeper_lost=lost,
+        start_timed_out=dead.start_timed_out,
+    )
+    log = runs.spec(dead.worker, dead.run).get("log", [""])[0]
+    verdict = classify(end, iter_lines(log) if log else ())
+    return Findings(dead=dead, ending=ending, verdict=verdict, survivors=survivors)
+
+
+def never_started(worker: str, run: int, message: str) -> Findings:
+    """A run that could not even be asked for; ``message`` is the sentence that says why."""
+    dead = DeadRun(
+        worker=worker, run=run, marker="", main=None, phase="starting", commanded=False, start_timed_out=False
+    )
+    return Findings(dead=dead, ending=_made_up(error=message), verdict=spawn_failed(message))
+
+
+def _made_up(*, error: str = "", killed: int = 0) -> Ending:
+    """An end record for a run whose keeper wrote none."""
+    return Ending(
+        at=time.time(),
+        code=None,
+        signal=None,
+        error=error,
+        descendants_killed=killed,
+        oom_kills=0,
+        max_rss_bytes=0,
+        log_lost_bytes=0,
+    )
+
+
+def _after_a_lost_keeper(dead: DeadRun) -> tuple[Ending, tuple[int, ...]]:
+    """Kill what is left until nothing is, or the limit has passed; the end record is ours to make up."""
+    killed: set[int] = set()
+    until_s = time.monotonic() + SWEEP_LIMIT_S
+    while left := sweep(dead.marker, dead.main):
+        killed.update(left)
+        if time.monotonic() > until_s:
+            break
+        time.sleep(0.02)
+    return _made_up(killed=len(killed)), left

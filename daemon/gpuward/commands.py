@@ -1,0 +1,235 @@
+"""Operations of the control protocol, one method each: who may, then what the supervisor or a view answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from gpuward import __version__
+from gpuward.control import requests as ask
+from gpuward.control.protocol import PROTOCOL_VERSION
+from gpuward.control.server import Peer, Refusal, Role
+from gpuward.equipment import Equipment
+from gpuward.fleets import Fleets, FleetText, Proposal, read_fleet_file
+from gpuward.host import logs
+from gpuward.policy import fleet as policy
+from gpuward.policy.operations import Target, Verb
+from gpuward.policy.worker import ALIVE, Event, Goal, Phase, RestartAsked, StartAsked, StopAsked, Worker
+from gpuward.supervisor import Supervisor
+from gpuward.views import Document, Views, operation_document, plan_document
+
+READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "events", "why"})
+"""Operations that any local user may ask for; all others take an operator."""
+
+
+class Commands:
+    """Answers requests; runs on the loop's thread."""
+
+    def __init__(self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views) -> None:
+        self._equipment = equipment
+        self._supervisor = supervisor
+        self._fleets = fleets
+        self._views = views
+
+    async def dispatch(self, request: ask.Request, peer: Peer) -> Document:
+        """Answer one request, or raise Refusal."""
+        if request.op not in READING:
+            self._authorise(request, peer)
+        match request.args:
+            case ask.ApplyArgs() as args:
+                return self._apply(args)
+            case ask.FileArgs() as args:
+                return self._plan_or_diff(request.op, args)
+            case ask.TargetArgs() as args:
+                return self._targets(request.op, args)
+            case ask.ScaleArgs() as args:
+                return self._scale(args)
+            case ask.OperationArgs() as args:
+                return await self._operation(args)
+            case ask.LogsArgs() as args:
+                return await asyncio.to_thread(self._logs, self._worker(args.worker), args)
+            case ask.EventsArgs() as args:
+                return self._events(args)
+            case ask.WhyArgs() as args:
+                worker = self._worker(args.worker)
+                return self._views.why(worker, self._equipment.records.history(worker.name))
+            case _:
+                return self._plain(request.op)
+
+    def _plain(self, op: str) -> Document:
+        if op == "status":
+            return self._views.status()
+        if op == "reload":
+            return self.reload()
+        pong = {"pong": True, "pid": os.getpid(), "version": __version__, "protocol": PROTOCOL_VERSION}
+        return {**pong, "epoch": self._supervisor.journal.epoch}
+
+    def _authorise(self, request: ask.Request, peer: Peer) -> None:
+        if peer.role < Role.OPERATOR:
+            who = f"user {peer.uid}" if peer.uid is not None else "a user that the kernel did not name"
+            group = self._equipment.settings.control.group
+            raise Refusal("not-permitted", f"cannot {request.op} for {who}: only members of the group {group} may")
+        self._supervisor.journal.log.info("command", op=request.op, uid=peer.uid, pid=peer.pid)
+
+    def _worker(self, name: str) -> Worker:
+        worker = self._supervisor.state.workers.get(name)
+        if worker is None:
+            raise Refusal("no-such-worker", f"there is no worker {name!r}; {self._known()}")
+        return worker
+
+    def _known(self) -> str:
+        names = list(self._supervisor.state.workers)
+        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        return f"there are {shown}" if names else "no fleet is applied yet"
+
+    def _plan_or_diff(self, op: str, args: ask.FileArgs) -> Document:
+        proposal = self._fleets.propose(_text(args))
+        return plan_document(proposal.plan) if op == "plan" else self._views.proposal(proposal)
+
+    def _apply(self, args: ask.ApplyArgs) -> Document:
+        expected = args.expected_revision
+        if expected is not None and expected != self._fleets.revision:
+            message = (
+                f"cannot apply {args.name}: the applied revision is {self._fleets.revision}, "
+                f"not {expected} as when it was compared; look at the difference again"
+            )
+            raise Refusal("revision-changed", message)
+        return self._applied(self._fleets.propose(_text(args)), "apply")
+
+    def reload(self) -> Document:
+        """Apply the file that the daemon was started with."""
+        path = self._fleets.start_file
+        if path is None:
+            raise Refusal("refused", "cannot reload: the daemon was started without --fleet; use gpuctl apply FILE")
+        try:
+            source = read_fleet_file(path)
+        except (OSError, ValueError) as error:
+            raise Refusal("bad-file", f"cannot read {path}: {error}") from None
+        return self._applied(self._fleets.propose(source), "reload")
+
+    def _scale(self, args: ask.ScaleArgs) -> Document:
+        try:
+            proposal = self._fleets.propose_scale(args.pool, args.workers)
+        except KeyError:
+            raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {self._known()}") from None
+        return self._applied(proposal, "scale")
+
+    def _applied(self, proposal: Proposal, verb: Verb) -> Document:
+        document = self._views.proposal(proposal)
+        if not proposal.plan.ok:
+            code = "bad-file" if proposal.fleet is None else "refused"
+            problems = "; ".join(problem.message for problem in proposal.plan.problems)
+            raise Refusal(code, f"nothing was applied: {problems}", document)
+        before = self._supervisor.state.workers
+        try:
+            document["revision"] = self._fleets.apply(proposal)
+        except OSError as error:
+            raise Refusal("failed", f"nothing was applied: the fleet cannot be saved: {error.strerror}") from None
+        targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
+        document["operation"] = self._supervisor.operations.begin(verb, targets).id if targets else None
+        self._supervisor.operations.look(self._supervisor.state)
+        return document
+
+    def _touched(self, proposal: Proposal) -> list[str]:
+        workers = self._supervisor.state.workers
+        changed = [change.worker for change in proposal.changes if change.action != "keep"]
+        return [
+            name for name in changed if name not in workers or workers[name].goal is Goal.UP or workers[name].removed
+        ]
+
+    def _target_after_apply(self, name: str, before: Worker | None) -> Target:
+        now = self._supervisor.state.workers.get(name)
+        if now is None or now.removed:
+            return Target(name=name, down=True)
+        was_alive = before is not None and before.phase in ALIVE
+        return Target(name=name, down=False, ready_in_run=now.run + 1 if was_alive else max(1, now.run))
+
+    def _targets(self, op: str, args: ask.TargetArgs) -> Document:
+        workers = self._resolve(args)
+        events: dict[str, Callable[[], Event]] = {
+            "start": StartAsked,
+            "stop": StopAsked,
+            "restart": lambda: RestartAsked("restart by command"),
+        }
+        verb: Literal["start", "stop", "restart"] = op  # type: ignore[assignment]  # dispatch knows only these
+        targets = [_target(verb, worker) for worker in workers]
+        operation = self._supervisor.operations.begin(verb, targets)
+        asked = [(worker.name, events[op]()) for worker in workers]
+        self._supervisor.command(lambda state, now_s: policy.step(state, asked, now_s))
+        self._supervisor.operations.look(self._supervisor.state)
+        return {"operation": operation.id, "workers": [worker.name for worker in workers]}
+
+    def _resolve(self, args: ask.TargetArgs) -> tuple[Worker, ...]:
+        state = self._supervisor.state
+        if state.halting:
+            raise Refusal("shutting-down", "the daemon is stopping its workers and takes no commands")
+        if args.all:
+            return tuple(worker for worker in state.workers.values() if not worker.removed)
+        if not args.targets:
+            raise Refusal("bad-request", "name a worker or a pool, or say --all")
+        found: dict[str, Worker] = {}
+        for target in args.targets:
+            members = state.members(target) if target not in state.workers else (state.workers[target],)
+            if not members and target not in state.pools:
+                raise Refusal("no-such-worker", f"there is no worker or pool {target!r}; {self._known()}")
+            found.update((worker.name, worker) for worker in members)
+        return tuple(found.values())
+
+    async def _operation(self, args: ask.OperationArgs) -> Document:
+        until_s = time.monotonic() + args.wait_s
+        operations = self._supervisor.operations
+        while True:
+            operation = operations.by_id.get(args.id)
+            if operation is None:
+                raise Refusal("no-such-operation", f"there is no operation {args.id!r} (any more)")
+            left_s = until_s - time.monotonic()
+            if operation.version > args.seen or operation.state != "running" or left_s <= 0:
+                return operation_document(operation)
+            try:
+                async with asyncio.timeout(left_s):
+                    await operations.changed.wait()
+            except TimeoutError:
+                continue
+
+    def _logs(self, worker: Worker, args: ask.LogsArgs) -> Document:
+        run = args.run if args.run is not None else worker.run
+        path = self._equipment.log_path(worker.name, run)
+        if args.offset is not None and args.offset >= 0:
+            chunk = logs.read_from(path, args.offset, args.max_bytes)
+        elif args.offset is not None:
+            chunk = logs.read_from(path, logs.size(path), args.max_bytes)
+        else:
+            chunk = logs.tail(path, args.lines if args.lines is not None else 100, args.max_bytes)
+        return {
+            "worker": worker.name,
+            "run": run,
+            "text": chunk.text,
+            "offset": chunk.offset,
+            "next_offset": chunk.next_offset,
+            "size": chunk.size,
+            "ended": not (worker.alive and worker.run == run),
+        }
+
+    def _events(self, args: ask.EventsArgs) -> Document:
+        journal = self._supervisor.journal
+        events: Iterable[dict[str, Any]] = journal.since(args.since if args.since is not None else 0)
+        if args.worker is not None:
+            events = [event for event in events if event["worker"] == args.worker]
+        chosen = list(events)
+        chosen = chosen[: args.limit] if args.since is not None else chosen[-args.limit :]
+        next_seq = chosen[-1]["seq"] + 1 if chosen and args.since is not None else journal.seq + 1
+        return {"epoch": journal.epoch, "first_seq": journal.first_seq, "next_seq": next_seq, "events": chosen}
+
+
+def _text(args: ask.FileArgs) -> FleetText:
+    return FleetText(text=args.text, name=args.name, directory=args.directory)
+
+
+def _target(verb: Literal["start", "stop", "restart"], worker: Worker) -> Target:
+    if verb == "stop":
+        return Target(name=worker.name, down=True)
+    runs_on = worker.phase in {Phase.STARTING, Phase.READY} and verb == "start"
+    return Target(name=worker.name, down=False, ready_in_run=worker.run if runs_on else worker.run + 1)

@@ -1,0 +1,150 @@
+"""Requests as the daemon decodes them: one record per operation of `protocol`, checked strictly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gpuward.control.protocol import PROTOCOL_VERSION
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Count = Annotated[int, Meta(ge=0)]
+MAX_TARGETS = 4096
+
+
+class BadRequest(Exception):
+    """Not a request of this protocol; ``request_id`` is what could be read of it."""
+
+    def __init__(self, message: str, *, code: str = "bad-request", request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
+
+
+class Args(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all arguments."""
+
+
+class Nothing(Args, frozen=True):
+    """No arguments."""
+
+
+class FileArgs(Args, frozen=True, kw_only=True):
+    """A fleet file as the client read it."""
+
+    text: str
+    name: Name
+    directory: str
+
+
+class ApplyArgs(FileArgs, frozen=True, kw_only=True):
+    """Apply, only if the applied revision is still the one that the client saw."""
+
+    expected_revision: Count | None = None
+
+
+class TargetArgs(Args, frozen=True, kw_only=True):
+    """Workers or pools by name, or all."""
+
+    targets: Annotated[tuple[Name, ...], Meta(max_length=MAX_TARGETS)] = ()
+    all: bool = False
+
+
+class ScaleArgs(Args, frozen=True, kw_only=True):
+    """Set the number of workers of a pool."""
+
+    pool: Name
+    workers: Annotated[int, Meta(ge=0, le=4096)]
+
+
+class OperationArgs(Args, frozen=True, kw_only=True):
+    """Wait for news of an operation."""
+
+    id: Name
+    seen: Count = 0
+    wait_s: Annotated[float, Meta(ge=0, le=30)] = 0.0
+
+
+class LogsArgs(Args, frozen=True, kw_only=True):
+    """A part of a run's log."""
+
+    worker: Name
+    run: Count | None = None
+    lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    offset: Annotated[int, Meta(ge=-1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 18
+
+
+class EventsArgs(Args, frozen=True, kw_only=True):
+    """Events after a sequence number."""
+
+    since: Count | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    worker: Name | None = None
+
+
+class WhyArgs(Args, frozen=True, kw_only=True):
+    """One worker."""
+
+    worker: Name
+
+
+ARGS: dict[str, type[Args]] = {
+    "ping": Nothing,
+    "status": Nothing,
+    "plan": FileArgs,
+    "diff": FileArgs,
+    "apply": ApplyArgs,
+    "reload": Nothing,
+    "start": TargetArgs,
+    "stop": TargetArgs,
+    "restart": TargetArgs,
+    "scale": ScaleArgs,
+    "operation": OperationArgs,
+    "logs": LogsArgs,
+    "events": EventsArgs,
+    "why": WhyArgs,
+}
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One decoded request."""
+
+    id: str
+    op: str
+    args: Args
+
+
+class _Envelope(Struct, frozen=True):
+    v: Any = None
+    id: Any = None
+    op: Any = None
+    args: Any = None
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def decode_request(frame: bytes) -> Request:
+    """Decode one frame; BadRequest says what is wrong with it."""
+    try:
+        envelope = _envelope.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"cannot read the request: {error}; send one JSON object in one frame") from None
+    request_id = envelope.id if isinstance(envelope.id, str) and len(envelope.id) <= 200 else None
+    if envelope.v != PROTOCOL_VERSION:
+        message = f"cannot speak protocol version {envelope.v!r}: this daemon speaks {PROTOCOL_VERSION}"
+        raise BadRequest(message, code="bad-protocol", request_id=request_id)
+    if request_id is None:
+        raise BadRequest("cannot answer a request whose id is not a string of at most 200 characters")
+    kind = ARGS.get(envelope.op) if isinstance(envelope.op, str) else None
+    if kind is None:
+        known = ", ".join(ARGS)
+        raise BadRequest(f"there is no operation {envelope.op!r}; there are {known}", request_id=request_id)
+    try:
+        args = msgspec.convert(envelope.args if envelope.args is not None else {}, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"cannot run {envelope.op}: {error}", request_id=request_id) from None
+    return Request(id=request_id, op=envelope.op, args=args)

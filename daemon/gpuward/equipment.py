@@ -1,0 +1,34 @@
+"""What the supervisor works with: settings and the parts of `host`, put together by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuward.config.host import HostSettings
+from gpuward.engines.launch import HostContext
+from gpuward.host.records import Records
+from gpuward.host.runs import Runs
+
+if TYPE_CHECKING:
+    from gpuward.host.sampler import Sampler
+
+
+@dataclass(slots=True, kw_only=True)
+class Equipment:
+    """``instance`` marks this daemon's processes; ``tick_s`` is the longest pause of the loop."""
+
+    settings: HostSettings
+    context: HostContext
+    records: Records
+    runs: Runs
+    sampler: Sampler
+    leases: Path
+    logs: Path
+    instance: str
+    tick_s: float = 5.0
+
+    def log_path(self, worker: str, run: int) -> Path:
+        """Where the output of a run goes."""
+        return self.logs / worker / f"{run}.log"

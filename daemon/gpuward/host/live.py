@@ -1,0 +1,139 @@
+"""One living run as the daemon sees it: its keeper watched by pidfd, its main process signalled by pidfd.
+
+Child or not makes no difference, so a run adopted from an earlier daemon is the same as one started by this. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from gpuward.host.processes import Identity, find_marked, identify, in_session, open_pidfd, same, tree
+from gpuward.host.runs import Runs, Spawned
+
+
+class LiveRun:
+    """Handle of a run whose keeper is alive. ``on_started`` and ``on_ended`` are called on the loop, once each."""
+
+    def __init__(
+        self, runs: Runs, worker: str, run: int, *, on_started: Callable[[], None], on_ended: Callable[[], None]
+    ) -> None:
+        self.worker = worker
+        self.run = run
+        self.directory: Path = runs.directory(worker, run)
+        self.keeper: Identity | None = None
+        self.main: Identity | None = None
+        self._runs = runs
+        self._on_started = on_started
+        self._on_ended = on_ended
+        self._keeper_fd = -1
+        self._main_fd = -1
+        self._started_fd = -1
+        self._loop = asyncio.get_running_loop()
+
+    def follow(self, spawned: Spawned) -> None:
+        """Watch a keeper that was just started (our child, so its pid cannot be anybody else's yet)."""
+        self.keeper = identify(spawned.keeper_pid)
+        self._keeper_fd = os.pidfd_open(spawned.keeper_pid)
+        self._started_fd = spawned.started_fd
+        self._loop.add_reader(self._started_fd, self._started)
+        self._loop.add_reader(self._keeper_fd, self._ended)
+
+    def adopt(self, keeper: Identity) -> bool:
+        """Watch a keeper that another daemon started; False where it is gone."""
+        fd = open_pidfd(keeper)
+        if fd is None:
+            return False
+        self.keeper = keeper
+        self._keeper_fd = fd
+        self._loop.add_reader(fd, self._ended)
+        self._look_for_main()
+        return True
+
+    @property
+    def main_pid(self) -> int | None:
+        """Pid of the worker's main process; None before it is started."""
+        return self.main.pid if self.main else None
+
+    @property
+    def keeper_pid(self) -> int | None:
+        """Pid of the keeper."""
+        return self.keeper.pid if self.keeper else None
+
+    def tree(self) -> tuple[int, ...]:
+        """Every process below the keeper: the worker's main process first, if it lives."""
+        return tree(self.keeper.pid) if self.keeper and same(self.keeper) else ()
+
+    def terminate(self) -> None:
+        """SIGTERM to the main process, and SIGCONT: a stopped process would not see it (s6 does the same)."""
+        self._signal_main(signal.SIGTERM)
+        self._signal_main(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL to the main process; the keeper kills the rest. Before the main process exists, to the keeper."""
+        if not self._signal_main(signal.SIGKILL):
+            self.kill_keeper()
+
+    def kill_keeper(self) -> None:
+        """SIGKILL to the keeper; what is left of the tree is swept when its end is noticed."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._keeper_fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop watching; the run goes on."""
+        for fd in (self._started_fd, self._keeper_fd):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+        for fd in (self._started_fd, self._keeper_fd, self._main_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._started_fd = self._keeper_fd = self._main_fd = -1
+
+    def _signal_main(self, number: signal.Signals) -> bool:
+        self._look_for_main()
+        if self._main_fd < 0:
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._main_fd, number)
+        return True
+
+    def _look_for_main(self) -> None:
+        if self._main_fd >= 0:
+            return
+        main = self._runs.main_identity(self.worker, self.run)
+        fd = open_pidfd(main) if main else None
+        if fd is not None:
+            self.main, self._main_fd = main, fd
+
+    def _started(self) -> None:
+        self._loop.remove_reader(self._started_fd)
+        os.close(self._started_fd)
+        self._started_fd = -1
+        self._look_for_main()
+        self._on_started()
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._keeper_fd)
+        self._on_ended()
+
+
+def sweep(marker: str, main: Identity | None) -> tuple[int, ...]:
+    """SIGKILL what a lost keeper left behind: its session and everything that carries its marker. Returns the pids.
+
+    Called until it returns nothing: a killed process may have had children that were not marked yet.
+    """
+    if not marker:
+        raise ValueError("a sweep without a marker would hit every process")
+    found = set(find_marked(marker.encode()))
+    if main is not None and identify(main.pid) in {None, main}:
+        # While a session has members the kernel gives its number to nobody else; a leader of another start time is.
+        found |= set(in_session(main.pid))
+    found.discard(os.getpid())
+    for pid in found:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return tuple(sorted(found))

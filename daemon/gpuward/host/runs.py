@@ -1,0 +1,238 @@
+"""Run directories: the daemon's side of the keeper's files, and starting keepers. Nothing here decides when.
+
+``RUNTIME/runs/POOL/INDEX/lock`` is locked by the living keeper of that worker (and by the daemon while it starts one),
+so at most one run of a worker exists whatever is killed; ``.../RUN/`` is described in `keeper`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import py_compile
+import resource
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuward.host import keeper
+from gpuward.host.processes import Identity, boot_id
+
+OOM_SCORE_ADJ = 200
+"""Workers are to be killed before the daemon and the rest of the host (proc(5), oom_score_adj)."""
+
+
+class StillRunning(Exception):
+    """A keeper of this worker is alive; the message names its run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What a keeper needs to know. ``leases`` are paths; ``share`` takes them shared."""
+
+    worker: str
+    run: int
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    working_directory: str
+    leases: tuple[str, ...]
+    share: bool
+    log: Path
+    log_max_bytes: int
+    gpu_uuids: tuple[str, ...]
+    port: int | None
+    marker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawned:
+    """A keeper that was just started; ``started_fd`` becomes readable when its worker has (or has not) been started."""
+
+    directory: Path
+    keeper_pid: int
+    started_fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The end record of a run; ``error`` is set where the worker was never started. ``at`` is wall time."""
+
+    at: float
+    code: int | None
+    signal: int | None
+    error: str
+    descendants_killed: int
+    oom_kills: int
+    max_rss_bytes: int
+    log_lost_bytes: int
+
+
+class Runs:
+    """All run directories of one daemon, below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._keeper = root / "keeper.pyc"
+        self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    def prepare(self) -> None:
+        """Make the directories, and a compiled keeper of this version: it starts faster and outlives the package."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        py_compile.compile(keeper.__file__, cfile=str(self._keeper), doraise=True)
+
+    def worker_directory(self, worker: str) -> Path:
+        """Directory of a worker's runs."""
+        return self.root / worker
+
+    def directory(self, worker: str, run: int) -> Path:
+        """Directory of one run."""
+        return self.root / worker / str(run)
+
+    def start(self, spec: RunSpec) -> Spawned:
+        """Write the run's directory and start its keeper; StillRunning where one of this worker is alive."""
+        lock = self._lock(spec.worker)
+        try:
+            self._clear(spec.worker)
+            directory = self.directory(spec.worker, spec.run)
+            self._write(spec, directory)
+            return self._spawn(directory, lock)
+        finally:
+            os.close(lock)
+
+    def is_kept(self, worker: str) -> bool:
+        """Whether a keeper of this worker is alive (or just being started)."""
+        try:
+            os.close(self._lock(worker))
+        except StillRunning:
+            return True
+        return False
+
+    def found(self) -> list[tuple[str, int]]:
+        """Every run directory that exists: worker name and run number."""
+        runs = []
+        for path in self.root.glob("*/*/*/spec"):
+            directory = path.parent
+            if directory.name.isdecimal():
+                runs.append((f"{directory.parent.parent.name}/{directory.parent.name}", int(directory.name)))
+        return sorted(runs)
+
+    def keeper_identity(self, worker: str, run: int) -> Identity | None:
+        """Identity of the keeper as it announced itself; None where it has not."""
+        return _identity(self.directory(worker, run) / "keeper")
+
+    def main_identity(self, worker: str, run: int) -> Identity | None:
+        """Identity of the worker's main process; None where it was not started."""
+        return _identity(self.directory(worker, run) / "started")
+
+    def spec(self, worker: str, run: int) -> dict[str, list[str]]:
+        """The spec as written; empty where it cannot be read."""
+        try:
+            return keeper.read_pairs(str(self.directory(worker, run) / "spec"))
+        except OSError:
+            return {}
+
+    def ending(self, worker: str, run: int) -> Ending | None:
+        """The end record; None where the keeper wrote none."""
+        try:
+            pairs = keeper.read_pairs(str(self.directory(worker, run) / "end"))
+            word = {key: values[0] for key, values in pairs.items()}
+            return Ending(
+                at=float(word["at"]),
+                code=int(word["code"]) if word["code"] else None,
+                signal=int(word["signal"]) if word["signal"] else None,
+                error=word["error"],
+                descendants_killed=int(word["descendants_killed"]),
+                oom_kills=int(word["oom_kills"]),
+                max_rss_bytes=int(word["max_rss_bytes"]),
+                log_lost_bytes=int(word["log_lost_bytes"]),
+            )
+        except (OSError, KeyError, ValueError):
+            return None
+
+    def forget(self, worker: str) -> None:
+        """Remove everything of a worker that left the fleet."""
+        shutil.rmtree(self.worker_directory(worker), ignore_errors=True)
+        with suppress(OSError):
+            self.worker_directory(worker).parent.rmdir()
+
+    def _lock(self, worker: str) -> int:
+        directory = self.worker_directory(worker)
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise StillRunning(f"a keeper of {worker} is alive") from None
+        return fd
+
+    def _clear(self, worker: str) -> None:
+        """Remove earlier runs: we hold the lock, so none of them lives, and their ends are in the history."""
+        for path in self.worker_directory(worker).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _write(self, spec: RunSpec, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        spec.log.parent.mkdir(parents=True, exist_ok=True)
+        (directory / "argv").write_bytes(_entries(spec.argv))
+        (directory / "environ").write_bytes(_entries(f"{key}={value}" for key, value in spec.environment.items()))
+        pairs: list[tuple[str, object]] = [
+            ("worker", spec.worker),
+            ("run", spec.run),
+            ("boot_id", boot_id()),
+            ("cwd", spec.working_directory),
+            ("share", "yes" if spec.share else "no"),
+            ("log", spec.log),
+            ("log_max_bytes", spec.log_max_bytes),
+            ("nofile", self._nofile),
+            ("oom_score_adj", OOM_SCORE_ADJ),
+            ("marker", spec.marker),
+            ("port", spec.port or ""),
+            *(("lease", path) for path in spec.leases),
+            *(("gpu", uuid) for uuid in spec.gpu_uuids),
+        ]
+        keeper.write_pairs(str(directory), "spec", pairs)
+
+    def _spawn(self, directory: Path, lock: int) -> Spawned:
+        started, started_end = os.pipe()
+        errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        null = os.open(os.devnull, os.O_RDONLY)
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", str(self._keeper), str(directory)],
+                {"PATH": os.environ.get("PATH", os.defpath)},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, started_end, 1),
+                    (os.POSIX_SPAWN_DUP2, errors, 2),
+                    (os.POSIX_SPAWN_DUP2, lock, keeper.LOCK_FD),
+                ],
+                setsid=True,
+            )
+        except BaseException:
+            os.close(started)
+            raise
+        finally:
+            for fd in (started_end, errors, null):
+                os.close(fd)
+        return Spawned(directory=directory, keeper_pid=pid, started_fd=started)
+
+
+def _entries(values: Iterable[str]) -> bytes:
+    return b"".join(os.fsencode(value) + b"\0" for value in values)
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        pairs = keeper.read_pairs(str(path))
+        return Identity(
+            boot_id=keeper.read_pairs(str(path.parent / "spec"))["boot_id"][0],
+            pid=int(pairs["pid"][0]),
+            start_ticks=int(pairs["start_ticks"][0]),
+        )
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,0 +1,101 @@
+"""May this worker start now, and if not, what is it waiting for? Reasons are sentences with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from gpuward.config.fleet import Pool
+from gpuward.policy.inventory import Snapshot
+from gpuward.policy.memory import room_missing
+from gpuward.policy.worker import Goal, Phase, Worker
+
+
+class LimitsView(Protocol):
+    """What admission needs of the host's limits."""
+
+    @property
+    def memory_margin_bytes(self) -> int:
+        """Bytes that must be free beyond the claim."""
+
+
+class FleetView(Protocol):
+    """What admission looks at."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest sample."""
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """All workers by name."""
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """Their pools by name."""
+
+    @property
+    def terms(self) -> LimitsView:
+        """The host's limits."""
+
+
+def obstacle(fleet: FleetView, worker: Worker) -> str:
+    """Say why a blocked worker cannot start yet; empty where it may."""
+    pool = fleet.pools[worker.pool]
+    if pool.device_count and not worker.device_uuids:
+        return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
+    return (
+        _unready_dependency(fleet, pool)
+        or _occupied(fleet, worker, pool)
+        or _stale(fleet, worker)
+        or room_missing(pool, fleet.snapshot, worker.device_uuids, fleet.terms.memory_margin_bytes)
+    )
+
+
+def release_obstacle(fleet: FleetView, worker: Worker) -> str:
+    """Say why the memory of the run that ended is not known to be back; empty where it is.
+
+    A run that had no GPU needs no proof.
+    """
+    if not worker.run_uuids:
+        return ""
+    pool = fleet.pools[worker.pool]
+    return _stale(fleet, worker) or room_missing(
+        pool, fleet.snapshot, worker.run_uuids, fleet.terms.memory_margin_bytes
+    )
+
+
+def _stale(fleet: FleetView, worker: Worker) -> str:
+    if not (worker.device_uuids or worker.run_uuids):
+        return ""
+    if fleet.snapshot.state != "ok":
+        return f"waits for the GPU inventory, which is {fleet.snapshot.state}: {fleet.snapshot.reason}"
+    if worker.ended_s is not None and fleet.snapshot.taken_at_s <= worker.ended_s:
+        return "waits for a sample of the GPUs taken after the last run ended"
+    return ""
+
+
+def _unready_dependency(fleet: FleetView, pool: Pool) -> str:
+    for name in pool.depends_on:
+        members = [worker for worker in fleet.workers.values() if worker.pool == name and not worker.removed]
+        for member in members:
+            if member.goal is Goal.DOWN:
+                return f"waits for {member.name}, which is stopped by command"
+            if member.phase is Phase.FAILED:
+                return f"waits for {member.name}, which has failed: {member.reason}"
+            if member.phase is not Phase.READY:
+                return f"waits for {member.name} to be ready (it is {member.phase})"
+    return ""
+
+
+def _occupied(fleet: FleetView, worker: Worker, pool: Pool) -> str:
+    """A GPU alone belongs to one living run; on a shared one only one worker starts at a time."""
+    mine = set(worker.device_uuids)
+    for other in fleet.workers.values():
+        if other.name == worker.name or not other.alive or mine.isdisjoint(other.run_uuids):
+            continue
+        if not (pool.share and fleet.pools[other.pool].share):
+            return f"waits for {other.name} ({other.phase}) to leave its GPUs"
+        if other.phase is not Phase.READY:
+            return f"waits for {other.name} ({other.phase}): one start at a time on a shared GPU"
+    return ""

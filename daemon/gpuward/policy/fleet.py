@@ -1,0 +1,180 @@
+"""All workers together: who may start now, who waits for whom, what an applied fleet changes.
+
+`step` answers one event and then settles: every waiting worker is looked at again, so nothing depends on which event
+came first. Nothing here starts a process or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from gpuward.config.fleet import Pool
+from gpuward.policy.admission import obstacle, release_obstacle
+from gpuward.policy.inventory import Snapshot
+from gpuward.policy.worker import (
+    DeadlinePassed,
+    Effect,
+    Event,
+    Forget,
+    Goal,
+    HaltAsked,
+    Phase,
+    Worker,
+    begin_run,
+    begin_stop,
+    enter,
+)
+from gpuward.policy.worker import step as step_worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Limits of the host that decisions need."""
+
+    memory_margin_bytes: int = 256 * 1024**2
+    release_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetState:
+    """Everything that decisions are made from. ``pools`` keeps a retired pool until its last worker is gone."""
+
+    snapshot: Snapshot
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    terms: Terms = field(default_factory=Terms)
+    halting: bool = False
+
+    def pool_of(self, worker: Worker) -> Pool:
+        """Return the pool that a worker belongs to."""
+        return self.pools[worker.pool]
+
+    def members(self, pool: str) -> tuple[Worker, ...]:
+        """Return the workers of a pool, by index."""
+        return tuple(worker for worker in self.workers.values() if worker.pool == pool)
+
+
+Outcome = tuple[FleetState, tuple[Effect, ...]]
+
+
+def step(state: FleetState, events: Iterable[tuple[str, Event]], now_s: float) -> Outcome:
+    """Answer events, each for one worker (unknown names are stale news and ignored), then settle."""
+    effects: list[Effect] = []
+    for name, event in events:
+        worker = state.workers.get(name)
+        if worker is None:
+            continue
+        stepped, caused = step_worker(worker, event, state.pool_of(worker), now_s)
+        state = with_worker(state, stepped)
+        effects += caused
+    state, caused = settle(state, now_s)
+    return state, (*effects, *caused)
+
+
+def halt(state: FleetState, now_s: float) -> Outcome:
+    """Stop every worker in order, keeping goals; nothing starts from here on."""
+    return step(replace(state, halting=True), [(name, HaltAsked()) for name in state.workers], now_s)
+
+
+def observe(state: FleetState, snapshot: Snapshot, now_s: float) -> Outcome:
+    """Take a new sample in and settle."""
+    return settle(replace(state, snapshot=snapshot), now_s)
+
+
+def with_worker(state: FleetState, worker: Worker) -> FleetState:
+    """Return the state with this worker in the place of the one of the same name."""
+    if state.workers.get(worker.name) == worker:
+        return state
+    return replace(state, workers={**state.workers, worker.name: worker})
+
+
+def settle(state: FleetState, now_s: float) -> Outcome:
+    """Look at every worker until nothing moves any more."""
+    effects: list[Effect] = []
+    moved = True
+    while moved:
+        moved = False
+        for name in tuple(state.workers):
+            before = state.workers[name]
+            after, caused = _advance(state, before, now_s)
+            effects += caused
+            if after is None:
+                state = _without(state, name)
+                moved = True
+            elif after != before:
+                state = with_worker(state, after)
+                moved = moved or after.phase is not before.phase
+    return state, tuple(effects)
+
+
+def _without(state: FleetState, name: str) -> FleetState:
+    workers = {other: worker for other, worker in state.workers.items() if other != name}
+    used = {worker.pool for worker in workers.values()}
+    gone = state.workers[name].pool
+    pools = {pool: definition for pool, definition in state.pools.items() if pool in used or pool != gone}
+    return replace(state, workers=workers, pools=pools)
+
+
+def _advance(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker | None, tuple[Effect, ...]]:
+    if worker.deadline_s is not None and now_s >= worker.deadline_s:
+        return step_worker(worker, DeadlinePassed(), state.pool_of(worker), now_s)
+    match worker.phase:
+        case Phase.STOPPED if worker.removed:
+            return None, (Forget(worker.name),)
+        case Phase.DRAINING:
+            return _drain(state, worker, now_s)
+        case Phase.RELEASING:
+            return _releasing(state, worker, now_s), ()
+        case Phase.BACKOFF if now_s >= worker.not_before_s:
+            return enter(worker, Phase.BLOCKED, "the delay is over", now_s), ()
+        case Phase.BLOCKED if worker.goal is Goal.UP and not state.halting:
+            return _blocked(state, worker, now_s)
+        case _:
+            return worker, ()
+
+
+def _drain(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tuple[Effect, ...]]:
+    """Stop in reverse order of `depends-on`: dependents that are on their way down go first."""
+    dependents = [
+        other.name
+        for other in state.workers.values()
+        if worker.pool in state.pool_of(other).depends_on and other.phase in {Phase.DRAINING, Phase.STOPPING}
+    ]
+    why = worker.reason.split(";")[0]
+    if dependents and worker.then != "start":
+        return replace(worker, reason=f"{why}; waits for {', '.join(dependents)} to stop first"), ()
+    return begin_stop(replace(worker, reason=why), state.pool_of(worker), now_s)
+
+
+def _releasing(state: FleetState, worker: Worker, now_s: float) -> Worker:
+    missing = release_obstacle(state, worker)
+    timed_out = now_s - worker.since_s >= state.terms.release_timeout_s
+    if missing and not timed_out:
+        why = worker.reason.split("; waits for")[0]
+        return replace(worker, reason=f"{why}; {missing}")
+    if now_s < worker.not_before_s:
+        return enter(worker, Phase.BACKOFF, worker.reason.split("; waits for")[0], now_s)
+    return enter(worker, Phase.BLOCKED, missing or worker.reason, now_s)
+
+
+def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tuple[Effect, ...]]:
+    if now_s < worker.not_before_s:
+        return worker, ()
+    missing = obstacle(state, worker)
+    if missing:
+        return replace(worker, reason=missing), ()
+    return begin_run(worker, state.pool_of(worker), now_s)
+
+
+def next_deadline_s(state: FleetState, now_s: float) -> float | None:
+    """The nearest moment after ``now_s`` at which something happens by itself; None where nothing waits for time."""
+    times: list[float] = []
+    for worker in state.workers.values():
+        if worker.deadline_s is not None:
+            times.append(worker.deadline_s)
+        if worker.phase in {Phase.BACKOFF, Phase.BLOCKED} and worker.not_before_s > now_s:
+            times.append(worker.not_before_s)
+        if worker.phase is Phase.RELEASING:
+            times.append(worker.since_s + state.terms.release_timeout_s)
+    return min(times, default=None)

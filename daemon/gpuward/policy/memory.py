@@ -1,0 +1,58 @@
+"""Claims, and whether a GPU has room for one. Bytes throughout."""
+
+from __future__ import annotations
+
+import math
+
+from gpuward.config.fleet import Pool
+from gpuward.policy.inventory import Gpu, Snapshot
+
+GIB = 1024**3
+
+
+def claim_bytes(pool: Pool, gpu: Gpu) -> int | None:
+    """Share of this GPU that one worker of the pool may use: ceil(total x utilization), as vLLM computes it.
+
+    (vllm/v1/worker/utils.py, ``request_memory``.) None where the GPU does not tell its total.
+    """
+    return None if gpu.total_bytes is None else math.ceil(gpu.total_bytes * pool.gpu_memory_utilization)
+
+
+def gib(count: int) -> str:
+    """A size for a sentence."""
+    return f"{count / GIB:.1f} GiB"
+
+
+def room_missing(pool: Pool, snapshot: Snapshot, uuids: tuple[str, ...], margin_bytes: int) -> str:
+    """Say which GPU has no room for the pool's claim, and who holds it; empty where there is room on all.
+
+    The margin covers what a CUDA context takes before vLLM measures; it never asks for more than an idle GPU has.
+    """
+    for uuid in uuids:
+        gpu = snapshot.gpu(uuid)
+        if gpu is None:
+            return f"GPU {uuid} is not in the inventory"
+        if gpu.health == "lost":
+            return f"GPU {gpu.index} is lost: {gpu.reason}"
+        claim = claim_bytes(pool, gpu)
+        if claim is None or gpu.free_bytes is None or gpu.total_bytes is None:
+            continue
+        idle = gpu.total_bytes - (gpu.reserved_bytes or 0)
+        if gpu.free_bytes < max(claim, min(claim + margin_bytes, idle)):
+            return _shortage(pool, gpu, claim, gpu.free_bytes)
+    return ""
+
+
+def _shortage(pool: Pool, gpu: Gpu, claim: int, free: int) -> str:
+    holders = sorted(gpu.processes, key=lambda process: -(process.used_bytes or 0))
+    named = ", ".join(
+        f"pid {process.pid} ({process.name or 'unknown'}"
+        + (f", {gib(process.used_bytes)})" if process.used_bytes is not None else ")")
+        for process in holders[:3]
+    )
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    held = f"held by {named}{more}" if named else "no process is listed on it"
+    return (
+        f"waits for memory on GPU {gpu.index}: the claim is {gib(claim)} "
+        f"({pool.gpu_memory_utilization:g} of {gib(gpu.total_bytes or 0)}), free are {gib(free)}; {held}"
+    )

@@ -1,0 +1,45 @@
+"""Watches one run until it has proved that it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from gpuward.engines.launch import Readiness
+from gpuward.host.logs import LogWatch
+from gpuward.host.probe import check
+
+PAUSE_FIRST_S = 0.1
+PAUSE_MAX_S = 1.0
+TIMEOUT_S = 5.0
+"""A loading vLLM refuses connections; one that accepts and is slow gets this long (vllm.md, section 8)."""
+
+
+async def until_ready(
+    readiness: Readiness,
+    *,
+    log: Path,
+    started_s: float,
+    tree: Callable[[], Collection[int]],
+    missed: Callable[[str], None],
+) -> None:
+    """Return when the run is ready; ``missed`` is told each time what is still missing. Asks ever more slowly."""
+    if readiness.after_s is not None:
+        missed(f"counts as ready {readiness.after_s:g} s after its start")
+        await asyncio.sleep(max(0.0, started_s + readiness.after_s - time.monotonic()))
+        return
+    watch = LogWatch(log, readiness.log_pattern) if readiness.log_pattern is not None else None
+    pause_s = PAUSE_FIRST_S
+    while True:
+        if watch is not None:
+            ready, reason = watch.found(), f"waits for a line of output that matches {readiness.log_pattern!r}"
+        else:
+            result = await check(readiness, tree, TIMEOUT_S)
+            ready, reason = result.ready, result.reason
+        if ready:
+            return
+        missed(reason)
+        await asyncio.sleep(pause_s)
+        pause_s = min(PAUSE_MAX_S, pause_s * 1.3)

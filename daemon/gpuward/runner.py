@@ -1,0 +1,279 @@
+"""Performs what policy decided about runs: starts keepers, signals, watches readiness, finds out how runs ended.
+
+It holds the handles of living runs; it decides nothing. What it learns goes back as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gpuward.attribution import Tracks
+from gpuward.autopsy import DeadRun, Findings, examine, never_started
+from gpuward.config.fleet import Pool
+from gpuward.engines.build import launch
+from gpuward.engines.launch import CannotLaunch, Devices, Launch, Readiness
+from gpuward.equipment import Equipment
+from gpuward.host.live import LiveRun
+from gpuward.host.ports import listener
+from gpuward.host.processes import Identity
+from gpuward.host.runs import RunSpec, StillRunning
+from gpuward.policy.worker import BecameReady, Event, Goal, ProbeMissed, StartRefused, Worker
+from gpuward.probing import until_ready
+
+ANNOUNCED_WITHIN_S = 10.0
+"""A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""
+
+
+@dataclass(slots=True)
+class Handle:
+    """What is held of one living run."""
+
+    live: LiveRun
+    marker: str
+    readiness: Readiness | None
+    started_s: float
+    probing: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """Where the runner's news goes, and where it looks up what is wanted of a worker."""
+
+    submit: Callable[[str, Event], None]
+    ended: Callable[[Findings], None]
+    worker: Callable[[str], Worker | None]
+
+
+class Runner:
+    """All living runs, by worker."""
+
+    def __init__(self, equipment: Equipment, reports: Reports) -> None:
+        self.handles: dict[str, Handle] = {}
+        self._equipment = equipment
+        self._reports = reports
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, worker: Worker, pool: Pool) -> None:
+        """Start the worker's run; what keeps it from starting comes back as an event."""
+        try:
+            plan = self._launch(worker, pool)
+        except CannotLaunch as error:
+            self._reports.ended(never_started(worker.name, worker.run, str(error)))
+            return
+        refused = _port_taken(worker.port) or self._spawn(worker, pool, plan)
+        if refused:
+            self._reports.submit(worker.name, StartRefused(worker.run, refused))
+
+    def adopt(self, worker: Worker, pool: Pool) -> None:
+        """Take over the run that an earlier daemon left, or learn how it ended."""
+        self._task(self._adopt(worker, pool))
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM to a worker's main process."""
+        if handle := self.handles.get(name):
+            self._stop_probing(handle)
+            handle.live.terminate()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to a worker's whole tree."""
+        if handle := self.handles.get(name):
+            handle.live.kill()
+
+    def kill_keeper(self, name: str) -> None:
+        """SIGKILL to a keeper that does not end."""
+        if handle := self.handles.get(name):
+            handle.live.kill_keeper()
+
+    def tracks(self) -> Tracks:
+        """What tells the processes of living runs."""
+        return Tracks(
+            sessions={handle.live.main_pid: name for name, handle in self.handles.items() if handle.live.main_pid},
+            keepers={handle.live.keeper_pid: name for name, handle in self.handles.items() if handle.live.keeper_pid},
+            markers={handle.marker.encode(): name for name, handle in self.handles.items()},
+        )
+
+    def close(self) -> None:
+        """Let go of every run; they go on."""
+        for handle in self.handles.values():
+            self._stop_probing(handle)
+            handle.live.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _launch(self, worker: Worker, pool: Pool) -> Launch:
+        by_uuid = {gpu.uuid: gpu.index for gpu in self._equipment.sampler.latest.gpus}
+        missing = [uuid for uuid in worker.run_uuids if uuid not in by_uuid]
+        if missing:
+            raise CannotLaunch(f"cannot pin {worker.name}: GPU {missing[0]} is not in the inventory")
+        devices = Devices(indices=tuple(by_uuid[uuid] for uuid in worker.run_uuids), uuids=worker.run_uuids)
+        settings = self._equipment.settings.ports
+        first = worker.port_block or settings.first
+        ports = range(first, first + settings.per_worker)
+        return launch(pool, worker.name, worker.index, devices, ports, self._equipment.context)
+
+    def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> str:
+        spec = self._spec(worker, pool, plan)
+        try:
+            spawned = self._equipment.runs.start(spec)
+        except StillRunning as error:
+            return f"waits for its earlier run to be gone: {error}"
+        except OSError as error:
+            return f"cannot start a keeper: {error.strerror}; tries again"
+        self._hold(worker, plan.readiness).live.follow(spawned)
+        self._prune_logs(worker)
+        return ""
+
+    def _marker(self, worker: Worker) -> str:
+        return f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
+
+    def _spec(self, worker: Worker, pool: Pool, plan: Launch) -> RunSpec:
+        marker = self._marker(worker)
+        key, _, value = marker.partition("=")
+        return RunSpec(
+            worker=worker.name,
+            run=worker.run,
+            argv=plan.argv,
+            environment={**plan.env, key: value},
+            working_directory=plan.working_directory or "/",
+            leases=tuple(str(self._equipment.leases / f"{uuid}.lock") for uuid in worker.run_uuids),
+            share=pool.share,
+            log=self._equipment.log_path(worker.name, worker.run),
+            log_max_bytes=self._equipment.settings.limits.log_max_bytes,
+            gpu_uuids=worker.run_uuids,
+            port=plan.port,
+            marker=marker,
+        )
+
+    def _prune_logs(self, worker: Worker) -> None:
+        """Keep the logs of the newest runs only."""
+        oldest = worker.run - self._equipment.settings.limits.log_keep_runs
+        directory = self._equipment.log_path(worker.name, worker.run).parent
+        for path in directory.glob("*.log*"):
+            number = path.name.partition(".")[0]
+            if number.isdecimal() and int(number) <= oldest:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _hold(self, worker: Worker, readiness: Readiness | None) -> Handle:
+        name, run = worker.name, worker.run
+        live = LiveRun(
+            self._equipment.runs,
+            name,
+            run,
+            on_started=lambda: self._started(name, run),
+            on_ended=lambda: self._keeper_ended(name, run),
+        )
+        started_s = worker.started_s if worker.started_s is not None else time.monotonic()
+        handle = Handle(live=live, marker=self._marker(worker), readiness=readiness, started_s=started_s)
+        self.handles[name] = handle
+        return handle
+
+    async def _adopt(self, worker: Worker, pool: Pool) -> None:
+        """The worker's lock tells whether a keeper lives; one that has just been spawned may not have named itself."""
+        runs = self._equipment.runs
+        until_s = time.monotonic() + ANNOUNCED_WITHIN_S
+        keeper = runs.keeper_identity(worker.name, worker.run)
+        while keeper is None and runs.is_kept(worker.name) and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
+            keeper = runs.keeper_identity(worker.name, worker.run)
+        if keeper is None:
+            await self._after_no_keeper(worker)
+            return
+        handle = self._hold(worker, self._readiness(worker, pool))
+        if not handle.live.adopt(keeper):
+            del self.handles[worker.name]
+            await self._examine(self._dead(worker, handle.marker, None))
+            return
+        if worker.then is not None:
+            handle.live.terminate()
+        elif worker.ready_since_s is None:
+            self._started(worker.name, worker.run)
+
+    async def _after_no_keeper(self, worker: Worker) -> None:
+        """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
+        findings = await asyncio.to_thread(
+            examine, self._equipment.runs, self._dead(worker, self._marker(worker), None)
+        )
+        if findings.ending.descendants_killed:
+            self._reports.ended(findings)
+        else:
+            self._reports.submit(
+                worker.name, StartRefused(worker.run, "an earlier daemon ended before it started this")
+            )
+
+    def _readiness(self, worker: Worker, pool: Pool) -> Readiness | None:
+        try:
+            return self._launch(worker, pool).readiness
+        except CannotLaunch:
+            return None
+
+    def _started(self, name: str, run: int) -> None:
+        handle = self.handles.get(name)
+        if handle is not None and handle.live.run == run and handle.readiness is not None:
+            handle.probing = self._task(self._probe(name, handle, handle.readiness))
+
+    async def _probe(self, name: str, handle: Handle, readiness: Readiness) -> None:
+        run = handle.live.run
+        await until_ready(
+            readiness,
+            log=self._equipment.log_path(name, run),
+            started_s=handle.started_s,
+            tree=handle.live.tree,
+            missed=lambda reason: self._reports.submit(name, ProbeMissed(run, reason)),
+        )
+        self._reports.submit(name, BecameReady(run))
+
+    def _stop_probing(self, handle: Handle) -> None:
+        if handle.probing is not None:
+            handle.probing.cancel()
+            handle.probing = None
+
+    def _keeper_ended(self, name: str, run: int) -> None:
+        handle = self.handles.get(name)
+        if handle is None or handle.live.run != run:
+            return
+        self._stop_probing(handle)
+        del self.handles[name]
+        handle.live.close()
+        worker = self._reports.worker(name)
+        if worker is not None:
+            self._task(self._examine(self._dead(worker, handle.marker, handle.live.main)))
+
+    async def _examine(self, dead: DeadRun) -> None:
+        self._reports.ended(await asyncio.to_thread(examine, self._equipment.runs, dead))
+
+    def _dead(self, worker: Worker, marker: str, main: Identity | None) -> DeadRun:
+        return DeadRun(
+            worker=worker.name,
+            run=worker.run,
+            marker=marker,
+            main=main or self._equipment.runs.main_identity(worker.name, worker.run),
+            phase="starting" if worker.ready_since_s is None else "ready",
+            commanded=worker.goal is Goal.DOWN or worker.then in {"stop", "start", "halt"},
+            start_timed_out=worker.then == "fail",
+        )
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """An unexpected error in a task is one of the daemon: let it end, the keepers hold the workers."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": "a run's task failed", "exception": error})
+
+
+def _port_taken(port: int | None) -> str:
+    """Say who listens on the port that a worker is to serve on; empty where nobody does."""
+    holder = listener(port) if port is not None else None
+    if holder is None:
+        return ""
+    return f"waits for port {port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"

@@ -1,0 +1,259 @@
+"""The one loop and the single writer of state: an event in, policy decides, then record, perform, publish.
+
+Everything here runs on the event loop's thread. It decides nothing itself: what follows from an event is
+`policy.fleet.step`. An unexpected error ends the daemon; the keepers hold the workers and the next daemon adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from gpuward.attribution import Attribution
+from gpuward.autopsy import Findings
+from gpuward.config.fleet import Pool
+from gpuward.equipment import Equipment
+from gpuward.host.processes import boot_id
+from gpuward.host.records import VERSION, RunRecord
+from gpuward.journal import Journal
+from gpuward.policy import fleet as policy
+from gpuward.policy.fleet import FleetState
+from gpuward.policy.inventory import Snapshot
+from gpuward.policy.operations import Operation, Target, Verb, advance, supersede
+from gpuward.policy.worker import (
+    Effect,
+    Event,
+    Forget,
+    Kill,
+    KillKeeper,
+    LastExit,
+    Phase,
+    RunEnded,
+    StartRefused,
+    StartRun,
+    TakeSample,
+    Terminate,
+    Worker,
+)
+from gpuward.runner import Reports, Runner
+
+OPERATIONS_KEPT = 256
+
+
+@dataclass(slots=True)
+class Operations:
+    """Commands under way and those that ended last, by id; ``changed`` wakes who waits for news."""
+
+    by_id: dict[str, Operation] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _count: int = 0
+
+    def begin(self, verb: Verb, targets: Iterable[Target]) -> Operation:
+        """Register a command; it takes its workers over from earlier commands."""
+        self._count += 1
+        operation = Operation(id=f"{verb}-{self._count}", verb=verb, targets=tuple(targets))
+        names = frozenset(target.name for target in operation.targets)
+        for other in tuple(self.by_id.values()):
+            self.by_id[other.id] = supersede(other, names, operation.id)
+        self.by_id[operation.id] = operation
+        for old in list(self.by_id)[:-OPERATIONS_KEPT]:
+            if self.by_id[old].state != "running":
+                del self.by_id[old]
+        return operation
+
+    def look(self, state: FleetState) -> None:
+        """Look at the workers again and wake who waits."""
+        moved = False
+        for operation in tuple(self.by_id.values()):
+            if operation.state == "running":
+                later = advance(operation, state.workers)
+                moved = moved or later is not operation
+                self.by_id[operation.id] = later
+        if moved:
+            self.changed.set()
+            self.changed = asyncio.Event()
+
+
+class Supervisor:
+    """The loop. `submit` and `command` are for the loop's thread only."""
+
+    def __init__(self, equipment: Equipment, journal: Journal, state: FleetState) -> None:
+        self.state = state
+        self.operations = Operations()
+        self.attribution = Attribution()
+        self._peaks: dict[str, dict[str, int]] = {}
+        self._equipment = equipment
+        self._journal = journal
+        reports = Reports(submit=self.submit, ended=self._run_ended, worker=self._worker)
+        self._runner = Runner(equipment, reports)
+        self._inbox: list[tuple[str, Event]] = []
+        self._wake = asyncio.Event()
+
+    @property
+    def runner(self) -> Runner:
+        """The runs that live."""
+        return self._runner
+
+    @property
+    def journal(self) -> Journal:
+        """Events so far."""
+        return self._journal
+
+    def submit(self, worker: str, event: Event) -> None:
+        """Queue an event for one worker."""
+        self._inbox.append((worker, event))
+        self._wake.set()
+
+    def command(self, change: Callable[[FleetState, float], policy.Outcome]) -> None:
+        """Apply a change of the whole state at once; its effects are performed before this returns."""
+        self._commit(change(self.state, time.monotonic()))
+        self._wake.set()
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Take a sample of the GPUs in."""
+        before = self.state.snapshot
+        self.attribution.update(snapshot, self._runner.tracks())
+        for name, used in self.attribution.used_bytes.items():
+            peaks = self._peaks.setdefault(name, {})
+            peaks.update({uuid: max(peaks.get(uuid, 0), count) for uuid, count in used.items()})
+        self.command(lambda state, now_s: policy.observe(state, snapshot, now_s))
+        if before.state != snapshot.state:
+            self._journal.note("inventory", f"GPU inventory is {snapshot.state}: {snapshot.reason or 'answers'}")
+
+    async def run(self, on_turn: Callable[[], None]) -> None:
+        """Turn until every worker is down after `policy.fleet.halt`; ``on_turn`` is called once per turn."""
+        while True:
+            self._wake.clear()
+            events, self._inbox = self._inbox, []
+            self._commit(policy.step(self.state, events, time.monotonic()))
+            on_turn()
+            if self.state.halting and self._all_down():
+                return
+            if not self._inbox:
+                await self._until_something()
+
+    def hurry(self) -> None:
+        """Kill what still runs while the daemon stops."""
+        for worker in self.state.workers.values():
+            if worker.alive:
+                self._runner.kill(worker.name)
+
+    def adopt(self, pools: Mapping[str, Pool], workers: Mapping[str, Worker]) -> None:
+        """Take over what an earlier daemon left: first the records, then the runs that they speak of."""
+        self.state = replace(self.state, pools=dict(pools), workers=dict(workers))
+        for worker in workers.values():
+            if worker.alive:
+                self._runner.adopt(worker, self.state.pool_of(worker))
+
+    def _worker(self, name: str) -> Worker | None:
+        return self.state.workers.get(name)
+
+    def _all_down(self) -> bool:
+        return not any(worker.alive for worker in self.state.workers.values())
+
+    async def _until_something(self) -> None:
+        deadline_s = policy.next_deadline_s(self.state, time.monotonic())
+        wait_s = self._equipment.tick_s
+        if deadline_s is not None:
+            wait_s = min(wait_s, max(0.0, deadline_s - time.monotonic()))
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _commit(self, outcome: policy.Outcome) -> None:
+        """Record what must survive, perform, publish: in this order."""
+        before, (self.state, effects) = self.state, outcome
+        moved = [
+            (before.workers.get(name), worker)
+            for name, worker in self.state.workers.items()
+            if before.workers.get(name) is not worker
+        ]
+        for old, new in moved:
+            if old is None or _essence(old) != _essence(new):
+                durable = old is None or (old.goal, old.device_uuids) != (new.goal, new.device_uuids)
+                self._record(new, durable=durable)
+        for effect in effects:
+            self._perform(effect)
+        for old, new in moved:
+            if old is None or old.phase is not new.phase or old.run != new.run:
+                self._journal.phase(old, new)
+        if moved or effects:
+            self.operations.look(self.state)
+
+    def _record(self, worker: Worker, *, durable: bool) -> None:
+        try:
+            self._equipment.records.save_worker(worker, boot_id(), durable=durable)
+        except OSError as error:
+            self._journal.note("state-not-saved", f"cannot save the state of {worker.name}: {error.strerror}")
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case StartRun(worker=name):
+                worker = self.state.workers[name]
+                self._peaks.pop(name, None)
+                self._runner.start(worker, self.state.pool_of(worker))
+            case Terminate(worker=name):
+                self._runner.terminate(name)
+            case Kill(worker=name):
+                self._runner.kill(name)
+            case KillKeeper(worker=name):
+                self._runner.kill_keeper(name)
+            case TakeSample():
+                self._equipment.sampler.request()
+            case Forget(worker=name):
+                self._equipment.records.forget(name)
+                self._equipment.runs.forget(name)
+                self._journal.note("forgotten", f"{name} is no longer in the fleet", worker=name)
+            case _:
+                assert_never(effect)
+
+    def _run_ended(self, findings: Findings) -> None:
+        """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
+        dead, verdict = findings.dead, findings.verdict
+        if findings.refused:
+            self.submit(dead.worker, StartRefused(dead.run, findings.refused))
+            return
+        exit_ = LastExit(
+            run=dead.run,
+            cause=verdict.cause,
+            code=findings.ending.code,
+            signal=findings.ending.signal,
+            at=findings.ending.at,
+            evidence=verdict.evidence,
+        )
+        worker = self.state.workers.get(dead.worker)
+        if worker is not None:
+            self._keep_history(worker, exit_, findings)
+        jitter = random.random()  # noqa: S311 - spreads restarts, keeps no secret
+        ended = RunEnded(run=dead.run, exit=exit_, permanent=verdict.permanent, reason=verdict.reason, jitter=jitter)
+        self.submit(dead.worker, ended)
+
+    def _keep_history(self, worker: Worker, exit_: LastExit, findings: Findings) -> None:
+        record = RunRecord(
+            version=VERSION,
+            run=exit_.run,
+            exit=exit_,
+            reason=findings.verdict.reason,
+            hint=findings.verdict.hint,
+            ran_s=time.monotonic() - worker.started_s if worker.started_s is not None else None,
+            descendants_killed=findings.ending.descendants_killed,
+            max_rss_bytes=findings.ending.max_rss_bytes,
+            gpu_uuids=worker.run_uuids,
+            peak_bytes=self._peaks.get(worker.name, {}),
+        )
+        try:
+            self._equipment.records.add_run(worker.name, record, self._equipment.settings.limits.log_keep_runs)
+        except OSError as error:
+            reason = f"cannot save the history of {worker.name}: {error.strerror}"
+            self._journal.note("state-not-saved", reason, worker=worker.name, level="warning")
+
+
+def _essence(worker: Worker) -> Worker:
+    """The worker without what changes too often to be written each time: the wording of a wait."""
+    return worker if worker.phase in {Phase.FAILED, Phase.STOPPED} else replace(worker, reason="")

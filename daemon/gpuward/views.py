@@ -1,0 +1,261 @@
+"""Documents for the control socket, from the supervisor's state. They show; they decide nothing and change nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from gpuward import __version__
+from gpuward.control.protocol import SCHEMA_VERSION
+from gpuward.fleets import Fleets, Proposal
+from gpuward.host.records import RunRecord
+from gpuward.journal import rfc3339
+from gpuward.policy.inventory import Gpu
+from gpuward.policy.memory import claim_bytes
+from gpuward.policy.operations import Operation
+from gpuward.policy.plan import Plan
+from gpuward.policy.worker import Goal, LastExit, Phase, Worker
+from gpuward.supervisor import Supervisor
+
+Document = dict[str, Any]
+
+
+class Views:
+    """What the daemon tells of itself."""
+
+    def __init__(self, supervisor: Supervisor, fleets: Fleets, started_s: float) -> None:
+        self._supervisor = supervisor
+        self._fleets = fleets
+        self._started_s = started_s
+
+    def daemon(self) -> Document:
+        """This life of the daemon."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "epoch": self._supervisor.journal.epoch,
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+        }
+
+    def status(self) -> Document:
+        """The document of ``gpuctl status -o json``."""
+        state = self._supervisor.state
+        by_uuid = {gpu.uuid: gpu for gpu in state.snapshot.gpus}
+        now_s = time.monotonic()
+        drift = self._fleets.drift_reason
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "simulated": state.snapshot.simulated,
+            "daemon": self.daemon(),
+            "fleet": {
+                "revision": self._fleets.revision,
+                "source": self._fleets.stored.source if self._fleets.stored else None,
+                "drift": drift is not None,
+                "drift_reason": drift,
+            },
+            "inventory": {"state": state.snapshot.state, "reason": state.snapshot.reason},
+            "workers": [self.worker(worker, by_uuid, now_s) for worker in state.workers.values()],
+            "gpus": [self._gpu(gpu) for gpu in state.snapshot.gpus],
+        }
+
+    def worker(self, worker: Worker, by_uuid: dict[str, Gpu] | None = None, now_s: float | None = None) -> Document:
+        """One worker."""
+        if by_uuid is None:
+            by_uuid = {gpu.uuid: gpu for gpu in self._supervisor.state.snapshot.gpus}
+        now_s = time.monotonic() if now_s is None else now_s
+        handle = self._supervisor.runner.handles.get(worker.name)
+        uuids = worker.run_uuids if worker.alive else worker.device_uuids
+        lives = worker.alive and worker.started_s is not None
+        return {
+            "name": worker.name,
+            "pool": worker.pool,
+            "phase": worker.phase,
+            "goal": worker.goal,
+            "ready": worker.phase is Phase.READY,
+            "reason": worker.reason,
+            "gpus": [by_uuid[uuid].index for uuid in uuids if uuid in by_uuid],
+            "gpu_uuids": list(uuids),
+            "pid": handle.live.main_pid if handle is not None else None,
+            "keeper_pid": handle.live.keeper_pid if handle is not None else None,
+            "run": worker.run,
+            "port": worker.port,
+            "restarts": worker.restarts,
+            "uptime_s": round(now_s - worker.started_s, 3) if lives and worker.started_s is not None else None,
+            "memory": self._memory(worker, uuids, by_uuid),
+            "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
+            "next_start_at": _next_start_at(worker, now_s),
+        }
+
+    def _memory(self, worker: Worker, uuids: tuple[str, ...], by_uuid: dict[str, Gpu]) -> list[Document]:
+        used = self._supervisor.attribution.used_bytes.get(worker.name, {})
+        pool = self._supervisor.state.pool_of(worker)
+        return [
+            {
+                "gpu_uuid": uuid,
+                "used_bytes": used.get(uuid, 0),
+                "claim_bytes": claim_bytes(pool, by_uuid[uuid]) if uuid in by_uuid else None,
+            }
+            for uuid in uuids
+        ]
+
+    def _gpu(self, gpu: Gpu) -> Document:
+        state = self._supervisor.state
+        holders = [worker for worker in state.workers.values() if gpu.uuid in _held(worker)]
+        owners = self._supervisor.attribution.owners
+        return {
+            "index": gpu.index,
+            "uuid": gpu.uuid,
+            "name": gpu.name,
+            "memory_total_bytes": gpu.total_bytes,
+            "memory_used_bytes": gpu.used_bytes,
+            "memory_free_bytes": gpu.free_bytes,
+            "claimed_bytes": sum(claim_bytes(state.pool_of(worker), gpu) or 0 for worker in holders),
+            "health": gpu.health,
+            "reason": gpu.reason,
+            "workers": [worker.name for worker in holders],
+            "foreign": [
+                {"pid": process.pid, "name": process.name, "used_bytes": process.used_bytes}
+                for process in gpu.processes
+                if process.pid not in owners
+            ],
+            "stale": state.snapshot.state != "ok",
+        }
+
+    def why(self, worker: Worker, runs: list[RunRecord]) -> Document:
+        """What a worker is doing, why, since when, what follows; and its ended runs, newest first."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "worker": self.worker(worker),
+            "sentences": _sentences(worker, time.monotonic()),
+            "runs": [_run(record) for record in runs],
+        }
+
+    def proposal(self, proposal: Proposal) -> Document:
+        """A planned fleet against what runs."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "revision": self._fleets.revision,
+            "plan": plan_document(proposal.plan),
+            "changes": [
+                {
+                    "worker": change.worker,
+                    "pool": change.pool,
+                    "action": change.action,
+                    "keys": list(change.keys),
+                    "reason": change.reason,
+                }
+                for change in proposal.changes
+            ],
+        }
+
+
+def plan_document(plan: Plan) -> Document:
+    """The document of ``gpuctl plan -o json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ok": plan.ok,
+        "workers": [
+            {
+                "name": worker.name,
+                "pool": worker.pool,
+                "gpus": list(worker.gpus),
+                "gpu_uuids": list(worker.gpu_uuids),
+                "claim_bytes": worker.claim_bytes,
+            }
+            for worker in plan.workers
+        ],
+        "problems": [{"code": one.code, "pool": one.pool, "message": one.message} for one in plan.problems],
+        "warnings": [{"code": one.code, "pool": one.pool, "message": one.message} for one in plan.warnings],
+        "gpus_needed": plan.gpus_needed,
+        "gpus_available": plan.gpus_available,
+    }
+
+
+def operation_document(operation: Operation) -> Document:
+    """A command under way."""
+    return {
+        "id": operation.id,
+        "verb": operation.verb,
+        "state": operation.state,
+        "version": operation.version,
+        "workers": [
+            {"name": target.name, "state": target.state, "phase": target.phase, "reason": target.reason}
+            for target in operation.targets
+        ],
+    }
+
+
+def _held(worker: Worker) -> tuple[str, ...]:
+    """GPUs that a worker has now or is going to have."""
+    if worker.alive:
+        return worker.run_uuids
+    return worker.device_uuids if worker.goal is Goal.UP and worker.phase is not Phase.FAILED else ()
+
+
+def _last_exit(exit_: LastExit) -> Document:
+    return {
+        "cause": exit_.cause,
+        "code": exit_.code,
+        "signal": exit_.signal,
+        "at": rfc3339(exit_.at),
+        "evidence": list(exit_.evidence),
+    }
+
+
+def _next_start_at(worker: Worker, now_s: float) -> str | None:
+    waits = worker.phase in {Phase.BACKOFF, Phase.RELEASING} and worker.not_before_s > now_s
+    return rfc3339(time.time() + worker.not_before_s - now_s) if waits else None
+
+
+def _run(record: RunRecord) -> Document:
+    return {
+        "run": record.run,
+        "ended_at": rfc3339(record.exit.at),
+        "ran_s": record.ran_s,
+        "cause": record.exit.cause,
+        "code": record.exit.code,
+        "signal": record.exit.signal,
+        "reason": record.reason,
+        "hint": record.hint,
+        "evidence": list(record.exit.evidence),
+        "gpu_uuids": list(record.gpu_uuids),
+        "peak_bytes": record.peak_bytes,
+        "descendants_killed": record.descendants_killed,
+        "max_rss_bytes": record.max_rss_bytes,
+    }
+
+
+def _sentences(worker: Worker, now_s: float) -> list[str]:
+    since_s = max(0.0, now_s - worker.since_s)
+    wanted = "it is wanted up" if worker.goal is Goal.UP else "it is wanted down (stopped by command)"
+    said = [
+        f"{worker.name} is {worker.phase} for {since_s:.0f} s: {worker.reason}.",
+        f"Its goal is {worker.goal}: {wanted}.",
+    ]
+    if worker.deadline_s is not None:
+        left_s = max(0.0, worker.deadline_s - now_s)
+        follows = {
+            Phase.STARTING: "it is stopped and counted as a failure if it is not ready by then",
+            Phase.STOPPING: "the whole tree is killed if it is not gone by then",
+            Phase.DRAINING: "it is stopped whoever still depends on it",
+        }.get(worker.phase, "the next step follows")
+        said.append(f"Deadline in {left_s:.0f} s: {follows}.")
+    if worker.phase in {Phase.BACKOFF, Phase.RELEASING} and worker.not_before_s > now_s:
+        said.append(f"Next start in {worker.not_before_s - now_s:.1f} s at the earliest.")
+    if worker.phase is Phase.FAILED:
+        said.append(f"Nothing happens by itself any more; mend the cause, then: gpuctl start {worker.name}.")
+    if worker.failures:
+        said.append(f"{len(worker.failures)} failures are on record within the restart window.")
+    if worker.last_exit is not None:
+        said.append(_exit_sentence(worker.last_exit))
+    return said
+
+
+def _exit_sentence(exit_: LastExit) -> str:
+    how = "its end is unknown (the keeper was lost)"
+    if exit_.signal is not None:
+        how = f"it was killed by signal {exit_.signal}"
+    elif exit_.code is not None:
+        how = f"it ended with code {exit_.code}"
+    return f"Run {exit_.run} ended at {rfc3339(exit_.at)}: {how}; the cause is {exit_.cause}."
