@@ -82,10 +82,11 @@ class RankMemory:
         requested_bytes, (free_bytes, _) = self.requested_bytes(utilization), self._free()
         if free_bytes < requested_bytes:
             free, total = _gib(free_bytes), _gib(self._device.total_bytes)
+            device = f"device cuda:{self._local_rank} ({free}/{total} GiB)"
             raise MemoryRefused(
-                f"ValueError: Free memory on device cuda:{self._local_rank} ({free}/{total} GiB) on startup is less than "
-                f"desired GPU memory utilization ({utilization:g}, {_gib(requested_bytes)} GiB). Decrease GPU memory "
-                "utilization or reduce GPU memory used by other processes."
+                f"ValueError: Free memory on {device} on startup is less than desired GPU memory "
+                f"utilization ({utilization:g}, {_gib(requested_bytes)} GiB). Decrease GPU memory utilization or "
+                " reduce GPU memory used by other processes."
             )
 
     def hold(self, wanted_bytes: int) -> None:

@@ -1,0 +1,198 @@
+"""A stand-in for libnvidia-ml.so.1 beneath the real binding: every line of pynvml runs, with its quirks, and no driver.
+
+For tests of what reads NVML; `gpuward.sim.gpus` is the simulated host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final
+
+SUCCESS: Final = 0
+_NOT_AVAILABLE: Final = 2**64 - 1
+
+
+@dataclass
+class DriverGpu:
+    """One GPU as the driver has it; set ``error`` to an NVML code and every call about it fails with that.
+
+    Processes are (pid, bytes or None where the driver does not tell). ``memory_error`` fails memory calls only.
+    """
+
+    uuid: str
+    bus_id: str
+    name: str = "NVIDIA H100 80GB HBM3"
+    total_bytes: int = 85520809984
+    reserved_bytes: int = 577765376
+    free_bytes: int = 84943044608
+    compute: list[tuple[int, int | None]] = field(default_factory=list)
+    graphics: list[tuple[int, int | None]] = field(default_factory=list)
+    mps: list[tuple[int, int | None]] = field(default_factory=list)
+    error: int = SUCCESS
+    memory_error: int = SUCCESS
+    processes_error: int = SUCCESS
+
+
+class FakeDriver:
+    """The C functions that gpuward's border reaches, by their symbols. ``missing`` symbols are not in this "library".
+
+    ``installed`` False: there is no library to load. ``init_error``, ``count_error``: NVML codes of those calls.
+    """
+
+    def __init__(self, *gpus: DriverGpu, version: str = "570.124.06") -> None:
+        self.gpus = list(gpus)
+        self.version = version
+        self.installed = True
+        self.init_error = SUCCESS
+        self.count_error = SUCCESS
+        self.missing: set[str] = set()
+        self.calls: Counter[str] = Counter()
+        self._anchors = [ctypes.c_char() for _ in range(64)]
+
+    def load(self, soname: str) -> FakeDriver:
+        """Stand in for ctypes.CDLL."""
+        if not self.installed:
+            raise OSError(f"{soname}: cannot open shared object file: No such file or directory")
+        return self
+
+    def __getattr__(self, symbol: str) -> Callable[..., int]:
+        function: Callable[..., int] | None = _SYMBOLS.get(symbol)
+        if function is None or symbol in self.missing:
+            raise AttributeError(symbol)
+
+        def call(*arguments: Any) -> int:  # noqa: ANN401  ctypes
+            self.calls[symbol] += 1
+            return function(self, *arguments)
+
+        return call
+
+    def handle_of(self, nvml_index: int) -> ctypes.c_void_p:
+        """Return an address that stands for a GPU."""
+        return ctypes.cast(ctypes.pointer(self._anchors[nvml_index]), ctypes.c_void_p)
+
+    def gpu_of(self, handle: object) -> DriverGpu:
+        """Return the GPU behind a handle."""
+        address = ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]
+        return next(gpu for index, gpu in enumerate(self.gpus) if self.handle_of(index).value == address)
+
+
+def binding_to(driver: FakeDriver) -> ModuleType:
+    """Return a private copy of the module pynvml whose library is ``driver``."""
+    installed = importlib.util.find_spec("pynvml")
+    assert installed is not None
+    assert installed.origin is not None
+    private = importlib.util.spec_from_file_location("pynvml_on_fake_driver", installed.origin)
+    assert private is not None
+    assert private.loader is not None
+    binding = importlib.util.module_from_spec(private)
+    sys.modules[private.name] = binding  # it looks itself up there to make its exception classes
+    private.loader.exec_module(binding)
+    vars(binding)["CDLL"] = driver.load
+    return binding
+
+
+def _init(driver: FakeDriver, _flags: int) -> int:
+    return driver.init_error
+
+
+def _shutdown(_driver: FakeDriver) -> int:
+    return SUCCESS
+
+
+def _driver_version(driver: FakeDriver, buffer: Any, _length: Any) -> int:  # noqa: ANN401  ctypes
+    buffer.value = driver.version.encode()
+    return SUCCESS
+
+
+def _count(driver: FakeDriver, count: Any) -> int:  # noqa: ANN401
+    _target(count).value = len(driver.gpus)
+    return driver.count_error
+
+
+def _handle(driver: FakeDriver, index: Any, handle: Any) -> int:  # noqa: ANN401
+    gpu: DriverGpu = driver.gpus[index.value]
+    target = _target(handle)
+    ctypes.memmove(
+        ctypes.addressof(target), ctypes.byref(driver.handle_of(index.value)), ctypes.sizeof(ctypes.c_void_p)
+    )
+    return gpu.error
+
+
+def _uuid(driver: FakeDriver, handle: object, buffer: Any, _length: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    buffer.value = gpu.uuid.encode()
+    return gpu.error
+
+
+def _name(driver: FakeDriver, handle: object, buffer: Any, _length: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    buffer.value = gpu.name.encode()
+    return gpu.error
+
+
+def _pci(driver: FakeDriver, handle: object, information: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(information).busId = gpu.bus_id.encode()
+    return gpu.error
+
+
+def _memory(driver: FakeDriver, handle: object, memory: Any) -> int:  # noqa: ANN401
+    """Version 1 counts the reserved part as used (nvml-wrapper issue 57)."""
+    gpu = driver.gpu_of(handle)
+    target = _target(memory)
+    target.total, target.free, target.used = gpu.total_bytes, gpu.free_bytes, gpu.total_bytes - gpu.free_bytes
+    return gpu.error or gpu.memory_error
+
+
+def _memory_v2(driver: FakeDriver, handle: object, memory: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(memory).reserved = gpu.reserved_bytes
+    return _memory(driver, handle, memory)
+
+
+def _processes(kind: str) -> Callable[..., int]:
+    def fill(driver: FakeDriver, handle: object, count: Any, array: Any) -> int:  # noqa: ANN401
+        gpu = driver.gpu_of(handle)
+        listed: list[tuple[int, int | None]] = getattr(gpu, kind)
+        if gpu.error or gpu.processes_error:
+            return gpu.error or gpu.processes_error
+        room = _target(count).value if array is not None else 0
+        _target(count).value = len(listed)
+        if room < len(listed):
+            return 7
+        for slot, (pid, used_bytes) in zip(array or (), listed, strict=False):
+            slot.pid, slot.usedGpuMemory = pid, _NOT_AVAILABLE if used_bytes is None else used_bytes
+        return SUCCESS
+
+    return fill
+
+
+def _target(reference: Any) -> Any:  # noqa: ANN401
+    """Return what a byref() points at."""
+    return reference._obj  # noqa: SLF001  that is how ctypes spells it
+
+
+_IDENTITY_AND_MEMORY: Final[dict[str, Callable[..., int]]] = {
+    "nvmlInitWithFlags": _init,
+    "nvmlShutdown": _shutdown,
+    "nvmlSystemGetDriverVersion": _driver_version,
+    "nvmlDeviceGetCount_v2": _count,
+    "nvmlDeviceGetHandleByIndex_v2": _handle,
+    "nvmlDeviceGetUUID": _uuid,
+    "nvmlDeviceGetName": _name,
+    "nvmlDeviceGetPciInfo_v3": _pci,
+    "nvmlDeviceGetMemoryInfo": _memory,
+    "nvmlDeviceGetMemoryInfo_v2": _memory_v2,
+}
+_PROCESS_LISTS: Final[dict[str, Callable[..., int]]] = {
+    f"nvmlDeviceGet{symbol}RunningProcesses_v{version}": _processes(kind)
+    for symbol, kind in (("Compute", "compute"), ("Graphics", "graphics"), ("MPSCompute", "mps"))
+    for version in (2, 3)
+}
+_SYMBOLS: Final = _IDENTITY_AND_MEMORY | _PROCESS_LISTS
