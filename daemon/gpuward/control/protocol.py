@@ -1,12 +1,15 @@
-"""The control protocol: what both ends of the socket must agree on. Standard library only; gpuctl imports it on every call.
+"""The control protocol: what both ends of the socket must agree on.
 
-Transport: ZeroMQ, DEALER (or REQ) to ROUTER on ``ipc://PATH``. One frame of UTF-8 JSON each way; an empty delimiter frame before it is
-allowed. A request is ``{"v": 1, "id": STRING, "op": NAME, "args": {...}}``; every request gets exactly one answer,
-``{"v": 1, "id": STRING, "ok": true, "result": {...}}`` or
+Standard library only, and without `typing` (3.5 ms): gpuctl imports this module on every call.
+
+Transport: ZeroMQ, DEALER (or REQ) to ROUTER on ``ipc://PATH``. One frame of UTF-8 JSON each way; an empty delimiter
+frame before it is allowed. A request is ``{"v": 1, "id": STRING, "op": NAME, "args": {...}}``; every request gets
+exactly one answer, ``{"v": 1, "id": STRING, "ok": true, "result": {...}}`` or
 ``{"v": 1, "id": STRING|null, "ok": false, "error": {"code": NAME, "message": SENTENCE, "details": {...}}}``.
 
 Events come from a PUB socket beside it (`events_path`), two frames: topic ``event``, JSON event (see op ``events``).
-A gap in ``seq`` within one ``epoch`` means loss: ask op ``events`` for what is missing. A new epoch is a new daemon life.
+A gap in ``seq`` within one ``epoch`` means loss: ask op ``events`` for what is missing. A new epoch is a new daemon
+life.
 
 Operations (args -> result); ``targets`` are worker or pool names:
 
@@ -14,44 +17,51 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``status`` {} -> the document of `gpuctl status -o json` (with fleet, see `supervisor`)
 - ``plan`` {FILE} -> the document of `gpuctl plan -o json`
 - ``diff`` {FILE} -> {"schema_version", "revision", "plan": PLAN, "changes": [CHANGE]}
-- ``apply`` {FILE, "expected_revision": int|null} -> {"schema_version", "revision", "plan", "changes", "operation": ID|null}
+- ``apply`` {FILE, "expected_revision": int|null} -> {"schema_version", "revision", "plan", "changes",
+  "operation": ID|null}
 - ``reload`` {} -> as apply, of the file that the daemon was started with
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``scale`` {"pool", "workers"} -> as apply
-- ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed", "version": int,
-  "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason"}]}; answers when ``version`` > ``seen`` or after ``wait_s``
-- ``logs`` {"worker", "run": int|null, "lines": int|null, "offset": int|null, "max_bytes"} -> {"worker", "run", "text", "offset",
-  "next_offset", "size", "ended": bool}; with ``lines`` the last lines, with ``offset`` the bytes from there (-1: from the end)
-- ``events`` {"since": int|null, "limit": int, "worker": NAME|null} -> {"epoch", "first_seq", "next_seq", "events": [EVENT]}
+- ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
+  "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason"}]}; answers when
+  ``version`` > ``seen`` or after ``wait_s``
+- ``logs`` {"worker", "run": int|null, "lines": int|null, "offset": int|null, "max_bytes"} -> {"worker", "run", "text",
+  "offset", "next_offset", "size", "ended": bool}; with ``lines`` the last lines, with ``offset`` the bytes from there
+  (-1: from the end); ``ended``: the run is over, nothing will be added
+- ``events`` {"since": int|null, "limit": int, "worker": NAME|null} -> {"epoch", "first_seq", "next_seq",
+  "events": [EVENT]}; at most ``limit`` events, oldest first: the newest ones with ``since`` null, else from ``since``
+  on. ``first_seq`` is the oldest that the daemon still has (of any worker), ``next_seq`` the one that the next event
+  will get; ``worker`` may be a pool
 - ``why`` {"worker"} -> {"schema_version", "worker": WORKER, "sentences": [..], "runs": [RUN, newest first]}
 
-FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory`` is absolute.
-CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move", "keys": [changed keys], "reason"}``.
-EVENT is ``{"epoch", "seq", "at" (RFC 3339), "kind", "worker"|null, "gpu"|null, "reason", "run"|null}``.
+FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory``
+is absolute. CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move", "keys": [changed keys],
+"reason"}``. EVENT is ``{"epoch", "seq", "at" (RFC 3339), "kind", "worker"|null, "gpu"|null, "reason", "run"|null}``.
+RUN is ``{"run", "pid"|null, "started_at"|null, "ended_at"|null, "cause"|null, "code"|null, "signal"|null, "reason",
+"evidence": [lines]}``.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
 
-PROTOCOL_VERSION: Final = 1
-SCHEMA_VERSION: Final = 1
-DEFAULT_SOCKET: Final = "/run/gpuward/control.sock"
-SOCKET_PATH_MAX_BYTES: Final = 107
+PROTOCOL_VERSION = 1
+SCHEMA_VERSION = 1
+DEFAULT_SOCKET = "/run/gpuward/control.sock"
+SOCKET_PATH_MAX_BYTES = 107
 """Longest path that fits ``sockaddr_un`` (Linux unix(7): 108 bytes with the NUL)."""
 
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_NOT_READY: Final = 3
-EXIT_NO_SUCH: Final = 4
-EXIT_UNREACHABLE: Final = 5
-EXIT_REFUSED: Final = 6
-EXIT_NOT_PERMITTED: Final = 7
-EXIT_TIMED_OUT: Final = 124
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_READY = 3
+EXIT_NO_SUCH = 4
+EXIT_UNREACHABLE = 5
+EXIT_REFUSED = 6
+EXIT_NOT_PERMITTED = 7
+EXIT_TIMED_OUT = 124
 
-EXIT_BY_ERROR: Final = {
+EXIT_BY_ERROR = {
     "bad-request": EXIT_USAGE,
     "bad-protocol": EXIT_USAGE,
     "bad-file": EXIT_REFUSED,
@@ -73,6 +83,6 @@ def events_path(socket: str) -> str:
     return socket.removesuffix(".sock") + ".pub"
 
 
-def request(op: str, args: dict[str, Any], request_id: str) -> bytes:
+def request(op: str, args: dict[str, object], request_id: str) -> bytes:
     """Return the one frame of a request."""
     return json.dumps({"v": PROTOCOL_VERSION, "id": request_id, "op": op, "args": args}).encode()

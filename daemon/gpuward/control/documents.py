@@ -1,0 +1,258 @@
+"""The shapes of what the daemon answers, for the type checker: one TypedDict per document of `protocol`.
+
+gpuctl imports this under TYPE_CHECKING only: at run time they are plain dicts and cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+
+class DaemonLife(TypedDict):
+    """One life of the daemon."""
+
+    pid: int
+    version: str
+    epoch: int
+    uptime_s: float
+
+
+class FleetSource(TypedDict):
+    """Which fleet runs; ``drift``: the file that the daemon was started with says otherwise."""
+
+    revision: int
+    source: str | None
+    drift: bool
+    drift_reason: str | None
+
+
+class MemoryUse(TypedDict):
+    """What one worker has of one GPU."""
+
+    gpu_uuid: str
+    used_bytes: int | None
+    claim_bytes: int | None
+
+
+class LastExit(TypedDict):
+    """How a worker's latest ended run ended."""
+
+    cause: str
+    code: int | None
+    signal: int | str | None
+    at: str
+    evidence: list[str]
+
+
+class Worker(TypedDict):
+    """One worker as `gpuctl status` tells it."""
+
+    name: str
+    pool: str
+    phase: str
+    goal: str
+    ready: bool
+    reason: str
+    gpus: list[int]
+    gpu_uuids: list[str]
+    pid: int | None
+    keeper_pid: int | None
+    run: int | None
+    port: int | None
+    restarts: int
+    uptime_s: float | None
+    memory: list[MemoryUse]
+    last_exit: LastExit | None
+    next_start_at: str | None
+
+
+class Foreign(TypedDict):
+    """A process on a GPU that is none of ours."""
+
+    pid: int
+    name: str
+    used_bytes: int | None
+
+
+class Gpu(TypedDict):
+    """One GPU as `gpuctl gpus` tells it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    memory_free_bytes: int | None
+    claimed_bytes: int
+    health: str
+    reason: str
+    workers: list[str]
+    foreign: list[Foreign]
+    stale: bool
+
+
+class Status(TypedDict):
+    """Answer to ``status``."""
+
+    schema_version: int
+    simulated: bool
+    daemon: DaemonLife
+    fleet: NotRequired[FleetSource]
+    workers: list[Worker]
+    gpus: list[Gpu]
+
+
+class Remark(TypedDict):
+    """A problem or a warning."""
+
+    code: str
+    pool: str | None
+    message: str
+
+
+class PlannedWorker(TypedDict):
+    """One worker and its device set; ``claim_bytes`` is per GPU."""
+
+    name: str
+    pool: str
+    gpus: list[int]
+    gpu_uuids: list[str]
+    claim_bytes: int
+
+
+class Plan(TypedDict):
+    """Answer to ``plan``."""
+
+    schema_version: int
+    ok: bool
+    workers: list[PlannedWorker]
+    problems: list[Remark]
+    warnings: list[Remark]
+    gpus_needed: int
+    gpus_available: int
+
+
+class Change(TypedDict):
+    """What applying a fleet does to one worker."""
+
+    worker: str
+    pool: str
+    action: Literal["start", "stop", "restart", "keep", "move"]
+    keys: list[str]
+    reason: str
+
+
+class Diff(TypedDict):
+    """Answer to ``diff``."""
+
+    schema_version: int
+    revision: int
+    plan: Plan
+    changes: list[Change]
+
+
+class Applied(Diff):
+    """Answer to ``apply``, ``reload`` and ``scale``; ``operation`` None where nothing has to change."""
+
+    operation: str | None
+
+
+class Started(TypedDict):
+    """Answer to ``start``, ``stop`` and ``restart``."""
+
+    operation: str
+    workers: list[str]
+
+
+class Step(TypedDict):
+    """One worker's part in an operation."""
+
+    name: str
+    state: Literal["pending", "done", "failed"]
+    phase: str
+    reason: str
+
+
+class Operation(TypedDict):
+    """Answer to ``operation``."""
+
+    id: str
+    verb: str
+    state: Literal["running", "done", "failed"]
+    version: int
+    workers: list[Step]
+
+
+class LogChunk(TypedDict):
+    """Answer to ``logs``; offsets and size in bytes."""
+
+    worker: str
+    run: int
+    text: str
+    offset: int
+    next_offset: int
+    size: int
+    ended: bool
+
+
+class Event(TypedDict):
+    """One event, from op ``events`` or the PUB socket."""
+
+    epoch: int
+    seq: int
+    at: str
+    kind: str
+    worker: str | None
+    gpu: str | int | None
+    reason: str
+    run: int | None
+
+
+class EventPage(TypedDict):
+    """Answer to ``events``."""
+
+    epoch: int
+    first_seq: int
+    next_seq: int
+    events: list[Event]
+
+
+class Run(TypedDict):
+    """One run of a worker; ``ended_at`` None while it lives."""
+
+    run: int
+    pid: NotRequired[int | None]
+    started_at: NotRequired[str | None]
+    ended_at: NotRequired[str | None]
+    cause: NotRequired[str | None]
+    code: NotRequired[int | None]
+    signal: NotRequired[int | str | None]
+    reason: NotRequired[str]
+    evidence: NotRequired[list[str]]
+
+
+class Why(TypedDict):
+    """Answer to ``why``; ``runs`` newest first."""
+
+    schema_version: int
+    worker: Worker
+    sentences: list[str]
+    runs: list[Run]
+
+
+class Pong(TypedDict):
+    """Answer to ``ping``."""
+
+    pong: Literal[True]
+    pid: int
+    version: str
+    protocol: int
+    epoch: int
+
+
+class FleetText(TypedDict):
+    """A fleet file as the client read it; ``directory`` is absolute."""
+
+    text: str
+    name: str
+    directory: str
