@@ -86,7 +86,7 @@ class RankMemory:
             raise MemoryRefused(
                 f"ValueError: Free memory on {device} on startup is less than desired GPU memory "
                 f"utilization ({utilization:g}, {_gib(requested_bytes)} GiB). Decrease GPU memory utilization or "
-                " reduce GPU memory used by other processes."
+                "reduce GPU memory used by other processes."
             )
 
     def hold(self, wanted_bytes: int) -> None:

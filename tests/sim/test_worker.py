@@ -1,0 +1,483 @@
+"""The simulated worker as a supervisor meets it: a real process tree, its signals, log, endpoints and exit codes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+import pytest
+
+from gpuward.sim.claims import write_claim
+from gpuward.sim.gpus import SimulatedGpus
+
+pytestmark = pytest.mark.e2e
+
+GIB = 1024**3
+READY = "Application startup complete."
+A_COMPLETION = b'POST /v1/completions HTTP/1.1\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def wait_gone(pid: int, within_s: float = 10.0) -> bool:
+    """Whether the process ends in time; a pidfd becomes readable then."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+
+
+class Worker:
+    """One `serve` with its log; `Popen.pid` is the API server, leader of the session that all its children stay in."""
+
+    def __init__(self, gpus: SimulatedGpus, words: list[str], environment: dict[str, str]) -> None:
+        self.port = free_port()
+        self.log: list[str] = []
+        quick = {"GPUWARD_SIM_START_S": "0.05", "GPUWARD_SIM_TOKEN_S": "0.001", "GPUWARD_SIM_WATCHDOG_S": "0.2"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gpuward.sim.worker", "serve", "org/model"]  # noqa: RUF005  three lines, three thoughts
+            + ["--host", "127.0.0.1", "--port", str(self.port)]
+            + words,
+            env=os.environ | gpus.environment() | quick | {"GPUWARD_SIM_LIFE_S": "50"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+
+    @property
+    def output(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def until(self, text: str) -> Self:
+        """Read the log to the line that contains this."""
+        for line in self.output:
+            self.log.append(line.rstrip())
+            if text in line:
+                return self
+        pytest.fail(f"the log ended without {text!r}:\n" + "\n".join(self.log))
+
+    def ready(self) -> Self:
+        return self.until(READY)
+
+    def ended(self) -> int:
+        """Wait for the API server's end, then read what is left of the log (descendants may hold it open)."""
+        code = self.process.wait(15)
+        os.set_blocking(self.output.fileno(), False)
+        self.log += (os.read(self.output.fileno(), 1 << 20) or b"").decode().splitlines() if self._readable() else []
+        return code
+
+    def _readable(self) -> bool:
+        return bool(select.select([self.output], [], [], 0)[0])
+
+    def ask(self, method: str, path: str, document: object = None) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, None if document is None else json.dumps(document))
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.ask("GET", path)[1])
+
+    def children(self) -> dict[str, int]:
+        """Pids by title of everything in the session but the API server."""
+        found: dict[str, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != self.process.pid:
+                try:
+                    if os.getsid(int(entry.name)) == self.process.pid:
+                        found[command_of(int(entry.name))] = int(entry.name)
+                except (ProcessLookupError, FileNotFoundError):
+                    continue
+        return found
+
+    def destroy(self) -> None:
+        """Nothing stays: the group outlives its leader."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        self.output.close()
+
+
+@pytest.fixture
+def gpus(tmp_path: Path) -> SimulatedGpus:
+    return SimulatedGpus("4xH100-80GB", tmp_path / "claims")
+
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(gpus: SimulatedGpus) -> Iterator[Start]:
+    workers: list[Worker] = []
+
+    def make(*words: str, **environment: str) -> Worker:
+        workers.append(Worker(gpus, list(words), environment))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.destroy()
+
+
+def test_a_ready_worker_answers_as_vllm_does(start: Start) -> None:
+    worker = start("--served-model-name", "llama", "--max-model-len", "2048").ready()
+
+    model = worker.get("/v1/models")["data"][0]
+    assert (model["id"], model["root"], model["max_model_len"]) == ("llama", "org/model", 2048)
+    assert worker.ask("GET", "/health") == (200, "")
+    assert worker.ask("GET", "/ping") == (200, "")
+    assert worker.get("/version") == {"version": "0.32.0"}
+    assert worker.get("/load") == {"server_load": 0}
+    assert worker.ask("GET", "/is_sleeping")[0] == 404
+    assert worker.ask("GET", "/v1/completions")[0] == 405
+
+
+def test_the_log_of_a_start_has_the_lines_that_a_status_reads(start: Start) -> None:
+    log = "\n".join(start().ready().log)
+
+    for line in (
+        "(APIServer pid=",
+        "(EngineCore pid=",
+        "Starting to load model",
+        "Loading weights took",
+        "GPU KV cache size: ",
+        "Starting vLLM server on http://",
+    ):
+        assert line in log
+
+
+def test_a_completion_depends_on_its_prompt_alone(start: Start) -> None:
+    first, second = start().ready(), start(CUDA_VISIBLE_DEVICES="1").ready()
+    request = {"model": "org/model", "prompt": "Hello there", "max_tokens": 5}
+
+    answers = [json.loads(worker.ask("POST", "/v1/completions", request)[1]) for worker in (first, first, second)]
+
+    texts = {answer["choices"][0]["text"] for answer in answers}
+    other = json.loads(first.ask("POST", "/v1/completions", request | {"prompt": "Other"})[1])
+    assert len(texts) == 1
+    assert other["choices"][0]["text"] not in texts
+    assert answers[0]["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+    assert answers[0]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stream_carries_the_same_words_and_ends_with_done(start: Start) -> None:
+    worker = start().ready()
+    request: dict[str, object] = {"messages": [{"role": "user", "content": "Tell me"}], "max_tokens": 6}
+
+    whole = json.loads(worker.ask("POST", "/v1/chat/completions", request)[1])
+    _, body = worker.ask("POST", "/v1/chat/completions", request | {"stream": True})
+
+    events = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
+    words = [json.loads(event)["choices"][0]["delta"]["content"] for event in events[:-1]]
+    assert events[-1] == "[DONE]"
+    assert "".join(words) == whole["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "text"),
+    [
+        ([], 400, "valid dictionary"),
+        ({"prompt": 5}, 400, "prompt"),
+        ({"prompt": "x", "max_tokens": 0}, 400, "at least 1"),
+        ({"prompt": "x", "max_tokens": "5"}, 400, "valid integer"),
+        ({"prompt": "x", "max_tokens": 10**9}, 400, "maximum context length is 8192 tokens"),
+        ({"prompt": "x", "model": "other"}, 404, "The model `other` does not exist."),
+    ],
+)
+def test_a_bad_request_is_answered(start: Start, document: object, status: int, text: str) -> None:
+    worker = start().ready()
+
+    answer = worker.ask("POST", "/v1/completions", document)
+
+    assert answer[0] == status
+    assert text in answer[1]
+    assert worker.ask("GET", "/health")[0] == 200
+
+
+def test_metrics_advance_with_generated_tokens(start: Start) -> None:
+    worker = start().ready()
+    worker.ask("POST", "/v1/completions", {"prompt": "a b c", "max_tokens": 4, "ignore_eos": True})
+
+    _, text = worker.ask("GET", "/metrics")
+
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    labels = '{engine="0",model_name="org/model"}'
+    assert values[f"vllm:generation_tokens_total{labels}"] == "4.0"
+    assert values[f"vllm:prompt_tokens_total{labels}"] == "3.0"
+    assert values[f"vllm:iteration_tokens_total_count{labels}"] == "4.0"
+    assert values[f"vllm:num_requests_running{labels}"] == "0.0"
+    assert values['vllm:request_success_total{engine="0",model_name="org/model",finished_reason="length"}'] == "1.0"
+
+
+def test_a_worker_holds_its_share_of_the_gpu_it_was_given(start: Start, gpus: SimulatedGpus) -> None:
+    worker = start("--gpu-memory-utilization", "0.5", CUDA_VISIBLE_DEVICES="2").ready()
+
+    snapshot = gpus.snapshot()
+
+    assert [gpu.used_bytes for gpu in snapshot.gpus] == [0, 0, gpus.cards[2].total_bytes // 2, 0]
+    process = snapshot.gpus[2].processes[0]
+    assert (process.pid, process.name) == (worker.children()["VLLM::EngineCore"], "VLLM::EngineCore")
+
+
+def test_an_unpinned_worker_lands_on_gpu_0(start: Start, gpus: SimulatedGpus) -> None:
+    start(CUDA_VISIBLE_DEVICES="").ready()
+
+    assert [bool(gpu.used_bytes) for gpu in gpus.snapshot().gpus] == [True, False, False, False]
+
+
+def test_a_worker_on_several_gpus_has_a_titled_process_on_each(start: Start, gpus: SimulatedGpus) -> None:
+    worker = start("-tp", "2", CUDA_VISIBLE_DEVICES="3,1").ready()
+
+    children = worker.children()
+    holders = [[process.pid for process in gpu.processes] for gpu in gpus.snapshot().gpus]
+    assert set(children) == {"VLLM::EngineCore", "VLLM::Worker_TP0", "VLLM::Worker_TP1"}
+    assert holders == [[], [children["VLLM::Worker_TP1"]], [], [children["VLLM::Worker_TP0"]]]
+    assert Path(f"/proc/{children['VLLM::EngineCore']}/comm").read_text() == "VLLM::EngineCor\n"
+
+
+def test_sigterm_ends_a_ready_worker_with_code_0_and_nothing_left(start: Start, gpus: SimulatedGpus) -> None:
+    worker = start("-tp", "2").ready()
+    children = worker.children()
+
+    worker.process.terminate()
+
+    assert worker.ended() == 0
+    assert all(wait_gone(pid) for pid in children.values())
+    assert all(gpu.used_bytes == 0 for gpu in gpus.snapshot().gpus)
+
+
+def test_sigterm_with_a_request_waits_for_the_client_to_hang_up(start: Start) -> None:
+    worker = start(GPUWARD_SIM_TOKEN_S="5").ready()
+    engine = worker.children()["VLLM::EngineCore"]
+    client = socket.create_connection(("127.0.0.1", worker.port))
+    client.sendall(A_COMPLETION)
+    worker.ask("GET", "/health")
+
+    worker.process.terminate()
+    worker.until("Waiting for connections to close.")
+
+    assert wait_gone(engine)
+    assert not wait_gone(worker.process.pid, 0.2)
+    client.close()
+    assert worker.ended() == 0
+
+
+def test_a_shutdown_timeout_lets_running_requests_finish(start: Start) -> None:
+    worker = start("--shutdown-timeout", "20", GPUWARD_SIM_TOKEN_S="0.02").ready()
+    client = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
+    client.sendall(A_COMPLETION)
+    worker.ask("GET", "/health")
+
+    worker.process.terminate()
+    answer = client.recv(65536)
+    client.close()
+
+    assert b"200 OK" in answer
+    assert worker.ended() == 0
+
+
+def test_a_sigterm_while_loading_is_lost_and_a_second_ends_it_by_sigint(start: Start) -> None:
+    worker = start(GPUWARD_SIM_START_S="30").until("Initializing a V1 LLM engine")
+    engine = worker.children()["VLLM::EngineCore"]
+
+    worker.process.terminate()
+    assert not wait_gone(worker.process.pid, 0.3)
+    worker.process.terminate()
+
+    assert worker.ended() == -signal.SIGINT
+    assert wait_gone(engine)
+
+
+def test_the_death_of_the_engine_gives_503_then_exit_code_0(start: Start) -> None:
+    worker = start(GPUWARD_SIM_WATCHDOG_S="2").ready()
+
+    os.kill(worker.children()["VLLM::EngineCore"], signal.SIGKILL)
+    worker.until("EngineDeadError")
+
+    assert worker.ask("GET", "/health") == (503, "")
+    assert worker.ended() == 0
+
+
+def test_the_death_of_a_rank_takes_the_engine_and_the_other_ranks_along(start: Start) -> None:
+    worker = start("-tp", "3").ready()
+    children = worker.children()
+
+    os.kill(children["VLLM::Worker_TP1"], signal.SIGKILL)
+
+    worker.until("Worker proc VllmWorker-1 died unexpectedly (exit code: None)")
+    assert worker.ended() == 0
+    assert all(wait_gone(pid) for pid in children.values())
+
+
+def test_engine_and_ranks_survive_the_api_server_and_hold_their_memory(start: Start, gpus: SimulatedGpus) -> None:
+    worker = start("-tp", "2").ready()
+    children = worker.children()
+
+    worker.process.kill()
+    worker.process.wait(10)
+
+    assert not any(wait_gone(pid, 0.1) for pid in children.values())
+    assert [bool(gpu.used_bytes) for gpu in gpus.snapshot().gpus] == [True, True, False, False]
+    with socket.create_server(("127.0.0.1", worker.port)):
+        pass  # the port is free at once; the GPU is not
+    os.kill(children["VLLM::EngineCore"], signal.SIGKILL)
+    assert all(wait_gone(pid) for pid in children.values())
+
+
+def test_a_frozen_engine_leaves_health_at_200_and_completions_hanging(start: Start) -> None:
+    worker = start().ready()
+    worker.ask("POST", "/sim/fault", {"fault": "hang"})
+
+    client = socket.create_connection(("127.0.0.1", worker.port), timeout=0.3)
+    client.sendall(A_COMPLETION)
+    with client, pytest.raises(TimeoutError):
+        client.recv(1)
+
+    assert worker.ask("GET", "/health")[0] == 200
+
+
+def test_a_port_with_a_listener_ends_the_start_with_errno_98(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        worker = start("--port", str(holder.getsockname()[1]))
+
+        assert worker.ended() == 1
+
+    assert any("OSError: [Errno 98] Address already in use" in line for line in worker.log)
+
+
+def test_the_port_is_bound_while_loading_but_nobody_listens(start: Start) -> None:
+    worker = start(GPUWARD_SIM_START_S="30").until("Initializing a V1 LLM engine")
+
+    with pytest.raises(ConnectionRefusedError):
+        worker.ask("GET", "/health")
+    with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+        other.bind(("127.0.0.1", worker.port))
+
+
+def test_a_gpu_in_use_ends_the_start_with_vllm_s_sentence_before_the_wrapper(
+    start: Start, gpus: SimulatedGpus, tmp_path: Path
+) -> None:
+    write_claim(str(tmp_path / "claims"), {"0": 40 * GIB})
+
+    worker = start()
+
+    assert worker.ended() == 1
+    cause = next(n for n, line in enumerate(worker.log) if "ValueError: Free memory on device cuda:0 (" in line)
+    wrapper = next(
+        n for n, line in enumerate(worker.log) if "Engine core initialization failed. See root cause" in line
+    )
+    assert cause < wrapper
+    assert "{'EngineCore': 1}" in worker.log[wrapper]
+
+
+def test_a_context_longer_than_the_cache_is_refused_with_the_length_that_fits(start: Start) -> None:
+    worker = start("--gpu-memory-utilization", "0.03", "--max-model-len", "100000")
+
+    assert worker.ended() == 1
+    assert any("larger than the available KV cache memory" in line for line in worker.log)
+    assert any("estimated maximum model length is" in line for line in worker.log)
+
+
+def test_more_ranks_than_gpus_end_the_start_with_code_1(start: Start) -> None:
+    worker = start("--tensor-parallel-size", "9")
+
+    assert worker.ended() == 1
+    assert any("World size (9) is larger than the number of available GPUs (4)" in line for line in worker.log)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "text"),
+    [
+        ("exit:3@start", 3, ""),
+        ("exit:7@run", 7, READY),
+        ("oom@start", 1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB"),
+        ("oom@run", 0, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB"),
+        ("engine-killed@start", 1, "Failed core proc(s): {'EngineCore': -9}"),
+        ("engine-killed@run+0.05", 0, "EngineDeadError"),
+        ("leak:400GiB/s", 0, "EngineCore encountered a fatal error."),
+    ],
+)
+def test_a_fault_ends_the_worker_as_the_real_one_ends(start: Start, fault: str, code: int, text: str) -> None:
+    worker = start(GPUWARD_SIM_FAULT=fault)
+
+    assert worker.ended() == code
+    assert any(text in line for line in worker.log)
+    assert worker.children() == {}
+
+
+def test_a_worker_that_ignores_sigterm_needs_sigkill(start: Start) -> None:
+    worker = start(GPUWARD_SIM_FAULT="ignore-term").ready()
+
+    worker.process.terminate()
+
+    assert not wait_gone(worker.process.pid, 0.3)
+    assert worker.ask("GET", "/health")[0] == 200
+
+
+def test_a_fault_on_command_is_answered_before_it_strikes(start: Start) -> None:
+    worker = start().ready()
+
+    answer = worker.ask("POST", "/sim/fault", {"fault": "exit:5@run+0.05"})
+
+    assert answer[0] == 200
+    assert worker.ended() == 5
+
+
+def test_an_unknown_fault_on_command_is_refused(start: Start) -> None:
+    worker = start().ready()
+
+    status, text = worker.ask("POST", "/sim/fault", {"fault": "boom"})
+
+    assert status == 400
+    assert "unknown fault 'boom'" in text
+
+
+def test_an_idle_worker_uses_no_cpu_and_little_memory(start: Start) -> None:
+    worker = start("-tp", "2").ready()
+    pids = [worker.process.pid, *worker.children().values()]
+
+    def cpu_ticks() -> int:
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in pids]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats)
+
+    before = cpu_ticks()
+    wait_gone(worker.process.pid, 1.0)
+
+    assert cpu_ticks() - before <= 1
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    assert int(status.partition("VmRSS:")[2].split()[0]) <= 20 * 1024
+
+
+def test_help_tells_how_to_use_it() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "gpuward.sim.worker", "--help"], capture_output=True, text=True, check=True, timeout=20
+    )
+
+    assert "serve MODEL" in shown.stdout
+    assert "GPUWARD_SIM_FAULT" in shown.stdout
