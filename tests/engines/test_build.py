@@ -275,7 +275,7 @@ def test_a_command_is_ready_as_its_pool_says(settings: dict[str, object], expect
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ready_url": "https://127.0.0.1:{port}/"}, "it must be http://HOST:PORT/PATH"),
+        ({"ready_url": "https://127.0.0.1:{port}/"}, "is not http://HOST:PORT/PATH"),
         ({"ready_url": "http://127.0.0.1:{prot}/"}, "is not a placeholder"),
         ({"ready_log": "(open"}, "unterminated subpattern"),
     ],

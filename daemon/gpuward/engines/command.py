@@ -8,13 +8,12 @@ from typing import Final
 
 from gpuward.config.fleet import Pool
 from gpuward.engines import programs
-from gpuward.engines.launch import CannotLaunch, Readiness
+from gpuward.engines.launch import CannotLaunch, Readiness, address
 
 ALIVE_BY_DEFAULT_S: Final = 1.0
 """A command that says nothing of its readiness counts as ready when it has lived this long."""
 
 PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[a-z]*)\}|[{}]")
-URL: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\s\[\]]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>/\S*)?")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -47,10 +46,10 @@ def readiness(pool: Pool, values: Mapping[str, str]) -> Readiness:
     """Return how this command proves that it is ready; CannotLaunch where URL or pattern cannot be used."""
     if pool.ready_url is not None:
         url = fill(pool.ready_url, values)
-        match = URL.fullmatch(url)
-        if match is None:
-            raise CannotLaunch(f"pool '{pool.name}' has ready-url {url!r}; it must be http://HOST:PORT/PATH")
-        return Readiness(url=url, port=int(match["port"] or 80))
+        try:
+            return Readiness(url=url, port=address(url).port)
+        except ValueError as error:
+            raise CannotLaunch(f"pool '{pool.name}' has a ready-url that cannot be asked: {error}") from error
     if pool.ready_log is not None:
         try:
             re.compile(pool.ready_log)

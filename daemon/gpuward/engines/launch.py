@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+URL: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\s\[\]]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>/\S*)?")
 
 
 class CannotLaunch(Exception):
     """This worker cannot be started as configured; the message is a sentence with the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an http URL points; an IPv6 ``host`` without its brackets."""
+
+    host: str
+    port: int
+    path: str
+
+
+def address(url: str) -> Address:
+    """Return the parts of an http URL; ValueError where it is none."""
+    match = URL.fullmatch(url)
+    if match is None or int(match["port"] or 80) > 65535:
+        raise ValueError(f"{url!r} is not http://HOST:PORT/PATH")
+    return Address(match["host"].strip("[]"), int(match["port"] or 80), match["path"] or "/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
