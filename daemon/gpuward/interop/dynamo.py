@@ -14,7 +14,8 @@ from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Remark
 from gpuward.config.model_path import PathExists
 from gpuward.config.pools import Surroundings, decode_pools
-from gpuward.interop.dynamo_pool import number, pool_table
+from gpuward.interop.dynamo_import import number
+from gpuward.interop.dynamo_pool import pool_table
 from gpuward.interop.dynamo_service import Service, hyphenated, read_service, section_of
 from gpuward.interop.yaml_text import parse_yaml
 
