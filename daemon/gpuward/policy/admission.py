@@ -66,12 +66,16 @@ def release_obstacle(fleet: FleetView, worker: Worker) -> str:
 
 
 def _stale(fleet: FleetView, worker: Worker) -> str:
-    if not (worker.device_uuids or worker.run_uuids):
+    """The sample must be younger than the end of every run that had one of these GPUs, its own or another's."""
+    mine = {*worker.device_uuids, *worker.run_uuids}
+    if not mine:
         return ""
     if fleet.snapshot.state != "ok":
         return f"waits for the GPU inventory, which is {fleet.snapshot.state}: {fleet.snapshot.reason}"
-    if worker.ended_s is not None and fleet.snapshot.taken_at_s <= worker.ended_s:
-        return "waits for a sample of the GPUs taken after the last run ended"
+    for other in fleet.workers.values():
+        had_mine = other.ended_s is not None and not mine.isdisjoint(other.run_uuids)
+        if had_mine and other.ended_s is not None and fleet.snapshot.taken_at_s <= other.ended_s:
+            return f"waits for a sample of the GPUs taken after run {other.run} of {other.name} ended"
     return ""
 
 

@@ -1,0 +1,221 @@
+"""The keeper with real processes: how a run ends, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpuward.host.processes import find_marked, tree
+from gpuward.host.runs import Ending, Runs, RunSpec, Spawned, StillRunning
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+
+class Bench:
+    """Starts runs of one worker below a directory of its own and cleans up after them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runs = Runs(root / "runs")
+        self.runs.prepare()
+        self.number = 0
+        self.marker = f"GPUWARD_TEST_RUN={root}"
+
+    def start(self, *argv: str, **known: object) -> Spawned:
+        self.number += 1
+        defaults: dict[str, object] = {
+            "worker": "pool/0",
+            "run": self.number,
+            "argv": argv,
+            "working_directory": "/",
+            "leases": (),
+            "environment": {"PATH": os.environ["PATH"], "GPUWARD_TEST_RUN": str(self.root)},
+            "share": False,
+            "log": self.root / f"{self.number}.log",
+            "log_max_bytes": 1 << 20,
+            "gpu_uuids": (),
+            "port": None,
+            "marker": self.marker,
+        }
+        return self.runs.start(RunSpec(**{**defaults, **known}))  # type: ignore[arg-type]
+
+    def python(self, code: str, **known: object) -> Spawned:
+        return self.start(sys.executable, "-I", "-S", "-c", code, **known)
+
+    def main_pid(self) -> int:
+        identity = eventually(lambda: self.runs.main_identity("pool/0", self.number), within_s=10)
+        return identity.pid
+
+    def end(self, spawned: Spawned) -> Ending:
+        os.waitpid(spawned.keeper_pid, 0)
+        os.close(spawned.started_fd)
+        ending = self.runs.ending("pool/0", self.number)
+        assert ending is not None
+        return ending
+
+    def output(self) -> str:
+        return (self.root / f"{self.number}.log").read_text()
+
+    def left(self) -> tuple[int, ...]:
+        return find_marked(self.marker.encode())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    left = bench.left()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == ()
+
+
+def test_the_exit_code_and_the_output_are_kept(bench: Bench) -> None:
+    spawned = bench.python("print('hello', flush=True); raise SystemExit(7)")
+
+    ending = bench.end(spawned)
+
+    assert (ending.code, ending.signal, ending.error, bench.output()) == (7, None, "", "hello\n")
+
+
+def test_a_signal_is_told_from_an_exit_code(bench: Bench) -> None:
+    spawned = bench.python("import os; os.kill(os.getpid(), 11)")
+
+    ending = bench.end(spawned)
+
+    assert (ending.code, ending.signal) == (None, 11)
+
+
+def test_a_program_that_is_not_there_is_an_error_with_its_name(bench: Bench) -> None:
+    ending = bench.end(bench.start("/no/such/program"))
+
+    assert ending.error == "cannot execute /no/such/program: No such file or directory"
+    assert bench.runs.main_identity("pool/0", 1) is None
+
+
+def test_a_working_directory_that_is_not_there_is_named(bench: Bench) -> None:
+    ending = bench.end(bench.start("/bin/true", working_directory="/no/such/place"))
+
+    assert ending.error == "cannot enter /no/such/place for /bin/true: No such file or directory"
+
+
+TREE = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def child(prepare):
+    if os.fork() == 0:
+        prepare()
+        signal.pause()
+def own_session(): os.setsid()
+def double_fork():
+    os.setsid()
+    if os.fork(): os._exit(0)
+child(lambda: None); child(own_session); child(double_fork)
+time.sleep(0.2)
+print('ready', flush=True)
+"""
+
+
+@pytest.mark.parametrize("ends", ["raise SystemExit(3)", "os.kill(os.getpid(), 9)"], ids=["exit", "crash"])
+def test_no_descendant_outlives_the_main_process(bench: Bench, ends: str) -> None:
+    spawned = bench.python(TREE + ends)
+
+    ending = bench.end(spawned)
+
+    assert bench.left() == ()
+    assert ending.descendants_killed == 3
+
+
+def test_a_child_that_holds_the_output_does_not_delay_the_end(bench: Bench) -> None:
+    code = "import os, signal\nif os.fork() == 0: signal.pause()\nprint('bye', flush=True)"
+
+    bench.end(bench.python(code))
+
+    assert bench.output() == "bye\n"
+
+
+def test_a_killed_keeper_takes_the_main_process_along(bench: Bench) -> None:
+    spawned = bench.python("import signal; signal.pause()")
+    main_pid = bench.main_pid()
+
+    os.kill(spawned.keeper_pid, signal.SIGKILL)
+    os.waitpid(spawned.keeper_pid, 0)
+    os.close(spawned.started_fd)
+
+    eventually(lambda: not Path(f"/proc/{main_pid}").exists(), within_s=5)
+    assert bench.runs.ending("pool/0", 1) is None
+
+
+def test_two_runs_of_one_worker_never_live_together(bench: Bench) -> None:
+    spawned = bench.python("import signal; signal.pause()")
+    main_pid = bench.main_pid()
+
+    with pytest.raises(StillRunning, match="a keeper of pool/0 is alive"):
+        bench.start("/bin/true")
+
+    bench.number = 1
+    os.kill(main_pid, signal.SIGKILL)
+    bench.end(spawned)
+
+
+def test_a_lease_that_another_holds_keeps_the_worker_from_starting(bench: Bench) -> None:
+    lease = bench.root / "GPU-0.lock"
+    with lease.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+
+        ending = bench.end(bench.start("/bin/true", leases=(str(lease),)))
+        shared = bench.end(bench.start("/bin/true", leases=(str(lease),), share=True))
+
+    assert ending.error == f"the lease {lease} is held by another run or another daemon"
+    assert (shared.error, shared.code) == ("", 0)
+
+
+def test_the_worker_inherits_no_descriptor_and_no_lock(bench: Bench) -> None:
+    bench.end(bench.python("import os; print(sorted(os.listdir('/proc/self/fd')), flush=True)"))
+
+    assert bench.output() == "['0', '1', '2', '3']\n"  # 3 is the listing's own
+
+
+def test_a_flood_of_output_is_kept_within_twice_the_limit(bench: Bench) -> None:
+    code = "import os\nfor i in range(400): os.write(1, b'x' * 9999 + b'\\n')"
+
+    bench.end(bench.python(code, log_max_bytes=100_000))
+
+    sizes = [path.stat().st_size for path in bench.root.glob("1.log*")]
+    assert len(sizes) == 2
+    assert all(size < 200_000 for size in sizes)
+
+
+def test_the_keeper_survives_what_a_terminal_or_a_service_manager_sends(bench: Bench) -> None:
+    spawned = bench.python("import signal; signal.pause()")
+    main_pid = bench.main_pid()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(spawned.keeper_pid, number)
+
+    assert main_pid in tree(spawned.keeper_pid)
+    os.kill(main_pid, signal.SIGKILL)
+    assert bench.end(spawned).signal == signal.SIGKILL
+
+
+def test_the_worker_is_the_kernels_first_choice_when_memory_runs_out(bench: Bench) -> None:
+    bench.end(bench.python("print(open('/proc/self/oom_score_adj').read().strip(), flush=True)"))
+
+    assert int(bench.output()) >= 200
+
+
+def test_the_start_is_announced_on_the_descriptor(bench: Bench) -> None:
+    spawned = bench.start("/bin/true")
+
+    closed = os.read(spawned.started_fd, 1)
+
+    assert closed == b""
+    assert bench.runs.main_identity("pool/0", 1) is not None
+    assert bench.end(spawned).code == 0

@@ -1,0 +1,212 @@
+"""All workers together: order, waiting, applying."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpuward.config.fleet import Fleet, Pool
+from gpuward.policy.fleet import FleetState, halt, next_deadline_s, observe, step
+from gpuward.policy.worker import (
+    BecameReady,
+    Forget,
+    Goal,
+    LastExit,
+    Phase,
+    RunEnded,
+    StartAsked,
+    StartRun,
+    StopAsked,
+    Terminate,
+)
+from tests.policy.fleets import GIB, a_snapshot, applied
+
+
+def a_pool(name: str = "decode", **known: object) -> Pool:
+    return Pool(**{"name": name, "model": "m", "gpus_per_worker": 1, **known})  # type: ignore[arg-type]
+
+
+def ended(run: int, at: float = 1.0) -> RunEnded:
+    exit_ = LastExit(run=run, cause="crash", code=1, signal=None, at=at)
+    return RunEnded(run=run, exit=exit_, permanent=False, reason="crash")
+
+
+def test_applying_a_fleet_starts_every_worker_that_has_room() -> None:
+    state, effects = applied(FleetState(snapshot=a_snapshot()), [a_pool(workers=3)])
+
+    assert [effect for effect in effects if isinstance(effect, StartRun)] == [
+        StartRun("decode/0", 1),
+        StartRun("decode/1", 1),
+        StartRun("decode/2", 1),
+    ]
+    assert [worker.run_uuids for worker in state.workers.values()] == [("GPU-0",), ("GPU-1",), ("GPU-2",)]
+
+
+def test_a_worker_waits_for_memory_and_names_what_is_missing() -> None:
+    state, effects = applied(FleetState(snapshot=a_snapshot(used={0: 30 * GIB})), [a_pool(workers=1)])
+
+    assert StartRun("decode/0", 1) not in effects
+    assert state.workers["decode/0"].phase is Phase.BLOCKED
+    assert "claim is 72.0 GiB" in state.workers["decode/0"].reason
+    assert "free are 50.0 GiB" in state.workers["decode/0"].reason
+
+    _, effects = observe(state, a_snapshot(at_s=5.0), 5.0)
+
+    assert effects == (StartRun("decode/0", 1),)
+
+
+def test_a_stale_inventory_starts_no_gpu_worker_and_every_other_one() -> None:
+    router = Pool(name="router", engine="command", command=("router",), gpus_per_worker=0)
+    state, _ = applied(FleetState(snapshot=a_snapshot(used={0: 79 * GIB})), [a_pool(), router])
+    stale = replace(a_snapshot(), state="stale", reason="NVML has not answered for 12 s")
+
+    state, _ = observe(state, stale, 20.0)
+
+    assert state.workers["router/0"].phase is Phase.STARTING
+    assert state.workers["decode/0"].phase is Phase.BLOCKED
+    assert "NVML has not answered for 12 s" in state.workers["decode/0"].reason
+
+
+def test_dependents_start_when_every_worker_they_wait_for_is_ready() -> None:
+    pools = [a_pool("prefill", workers=2), a_pool("decode", workers=1, depends_on=("prefill",))]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+
+    state, after_one = step(state, [("prefill/0", BecameReady(1))], 1.0)
+    waiting = state.workers["decode/0"].reason
+    state, after_both = step(state, [("prefill/1", BecameReady(1))], 2.0)
+
+    assert "waits for prefill/1 to be ready" in waiting
+    assert (after_one, after_both) == ((), (StartRun("decode/0", 1),))
+
+
+def test_a_dependent_of_a_failed_worker_says_so() -> None:
+    pools = [a_pool("prefill"), a_pool("decode", depends_on=("prefill",))]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    failure = replace(ended(1), permanent=True, reason="config-error: no such model")
+
+    state, _ = step(state, [("prefill/0", failure)], 1.0)
+
+    assert state.workers["prefill/0"].phase is Phase.FAILED
+    assert "prefill/0, which has failed: config-error: no such model" in state.workers["decode/0"].reason
+
+
+def test_stopping_everything_stops_dependents_first() -> None:
+    pools = [a_pool("prefill"), a_pool("decode", depends_on=("prefill",))]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("prefill/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("decode/0", BecameReady(1))], 2.0)
+
+    state, first = halt(state, 3.0)
+    reason = state.workers["prefill/0"].reason
+    state, second = step(state, [("decode/0", ended(1))], 4.0)
+
+    assert (first, second) == ((Terminate("decode/0"),), (Terminate("prefill/0"),))
+    assert "waits for decode/0 to stop first" in reason
+
+
+def test_on_a_shared_gpu_one_worker_starts_at_a_time() -> None:
+    pool = a_pool(workers=3, share=True, gpus=(0,), gpu_memory_utilization=0.3)
+    state, effects = applied(FleetState(snapshot=a_snapshot()), [pool])
+    assert effects[-1] == StartRun("decode/0", 1)
+    assert "one start at a time on a shared GPU" in state.workers["decode/1"].reason
+
+    state, effects = step(state, [("decode/0", BecameReady(1))], 1.0)
+
+    assert effects == (StartRun("decode/1", 1),)
+
+
+def test_after_a_run_the_next_one_waits_for_a_sample_taken_later() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool()])
+    state, _ = step(state, [("decode/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("decode/0", ended(1))], 10.0)
+    assert state.workers["decode/0"].phase is Phase.RELEASING
+
+    too_old, _ = observe(state, a_snapshot(at_s=9.9), 10.5)
+    fresh, _ = observe(state, a_snapshot(at_s=10.1), 10.5)
+    restarted, effects = step(fresh, [], 12.0)
+
+    assert too_old.workers["decode/0"].phase is Phase.RELEASING
+    assert fresh.workers["decode/0"].phase is Phase.BACKOFF
+    assert restarted.workers["decode/0"].phase is Phase.STARTING
+    assert effects == (StartRun("decode/0", 2),)
+
+
+def test_memory_that_does_not_come_back_is_waited_for_in_the_open() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool()])
+    state, _ = step(state, [("decode/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("decode/0", ended(1))], 10.0)
+
+    state, _ = observe(state, a_snapshot(at_s=70.0, used={0: 60 * GIB}), 70.0)
+
+    assert state.workers["decode/0"].phase is Phase.BLOCKED
+    assert "waits for memory on GPU 0" in state.workers["decode/0"].reason
+
+
+def test_changing_only_the_number_of_workers_keeps_the_survivors() -> None:
+    old = [a_pool(workers=3)]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), old)
+    for index in range(3):
+        state, _ = step(state, [(f"decode/{index}", BecameReady(1))], 1.0)
+
+    state, effects = applied(state, [a_pool(workers=2)], Fleet(pools=tuple(old)), 2.0)
+    gone, forgotten = step(state, [("decode/2", ended(1))], 3.0)
+
+    assert effects == (Terminate("decode/2"),)
+    assert [worker.phase for worker in gone.workers.values()] == [Phase.READY, Phase.READY]
+    assert forgotten == (Forget("decode/2"),)
+
+
+def test_a_changed_definition_restarts_what_runs_and_leaves_what_is_stopped() -> None:
+    old = [a_pool(workers=2)]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), old)
+    state, _ = step(state, [("decode/0", BecameReady(1)), ("decode/1", StopAsked())], 1.0)
+    state, _ = step(state, [("decode/1", ended(1))], 1.5)
+
+    state, effects = applied(state, [a_pool(workers=2, max_model_len=4096)], Fleet(pools=tuple(old)), 2.0)
+
+    assert effects == (Terminate("decode/0"),)
+    assert state.workers["decode/1"].phase is Phase.STOPPED
+    assert state.workers["decode/1"].goal is Goal.DOWN
+
+
+def test_a_worker_moved_to_another_gpu_waits_until_that_is_left() -> None:
+    old = [a_pool("a", gpus=(0,)), a_pool("b", gpus=(1,))]
+    state, _ = applied(FleetState(snapshot=a_snapshot(2)), old)
+    state, _ = step(state, [("a/0", BecameReady(1)), ("b/0", BecameReady(1))], 1.0)
+
+    swapped = [a_pool("a", gpus=(1,)), a_pool("b", gpus=(0,))]
+    state, _ = applied(state, swapped, Fleet(pools=tuple(old)), 2.0)
+    state, _ = step(state, [("a/0", ended(1))], 3.0)
+    state, effects = observe(state, a_snapshot(2, at_s=4.0), 4.0)
+    assert not any(isinstance(effect, StartRun) for effect in effects)
+    assert "waits for b/0" in state.workers["a/0"].reason
+
+    state, _ = step(state, [("b/0", ended(1))], 5.0)
+    state, effects = observe(state, a_snapshot(2, at_s=6.0), 6.0)
+
+    assert set(effects) == {StartRun("a/0", 2), StartRun("b/0", 2)}
+
+
+def test_nothing_starts_while_the_daemon_stops() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot(used={0: 79 * GIB})), [a_pool()])
+    state, _ = halt(state, 1.0)
+
+    state, effects = observe(state, a_snapshot(at_s=2.0), 2.0)
+
+    assert effects == ()
+    assert state.workers["decode/0"].phase is Phase.STOPPED
+
+
+def test_the_nearest_deadline_lies_ahead_or_is_none() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool(start_timeout_s=60)])
+
+    starting = next_deadline_s(state, 0.0)
+    state, _ = step(state, [("decode/0", BecameReady(1))], 1.0)
+    ready = next_deadline_s(state, 1.0)
+
+    assert (starting, ready) == (60.0, None)
+
+
+def test_an_event_for_a_worker_that_is_gone_is_ignored() -> None:
+    state = FleetState(snapshot=a_snapshot())
+
+    assert step(state, [("nobody/0", StartAsked())], 1.0) == (state, ())

@@ -1,0 +1,208 @@
+"""One worker's life, event by event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpuward.config.fleet import Pool, RestartPolicy
+from gpuward.policy.worker import (
+    BecameReady,
+    DeadlinePassed,
+    Event,
+    Goal,
+    HaltAsked,
+    Kill,
+    KillKeeper,
+    LastExit,
+    Phase,
+    ProbeMissed,
+    RestartAsked,
+    RunEnded,
+    StartAsked,
+    StartRefused,
+    StopAsked,
+    TakeSample,
+    Terminate,
+    Worker,
+    begin_run,
+    begin_stop,
+    step,
+)
+
+POOL = Pool(name="decode", model="m", stop_timeout_s=30, start_timeout_s=600)
+
+
+def a_worker(**known: object) -> Worker:
+    defaults: dict[str, object] = {
+        "name": "decode/0",
+        "pool": "decode",
+        "index": 0,
+        "goal": Goal.UP,
+        "phase": Phase.READY,
+        "run": 3,
+        "device_uuids": ("GPU-0",),
+        "run_uuids": ("GPU-0",),
+        "started_s": 0.0,
+        "ready_since_s": 5.0,
+        "reason": "ready",
+    }
+    return Worker(**{**defaults, **known})  # type: ignore[arg-type]
+
+
+def an_end(run: int = 3, *, permanent: bool = False, code: int | None = 1) -> RunEnded:
+    exit_ = LastExit(run=run, cause="crash", code=code, signal=None, at=1.0)
+    return RunEnded(run=run, exit=exit_, permanent=permanent, reason="crash: ended with code 1")
+
+
+def test_a_commanded_stop_during_backoff_is_final() -> None:
+    worker = a_worker(phase=Phase.BACKOFF, not_before_s=50.0)
+
+    stopped, effects = step(worker, StopAsked(), POOL, 20.0)
+
+    assert (stopped.phase, stopped.goal, effects) == (Phase.STOPPED, Goal.DOWN, ())
+
+
+def test_a_start_by_the_operator_during_backoff_starts_now_and_zeroes_the_count() -> None:
+    worker = a_worker(phase=Phase.BACKOFF, not_before_s=50.0, failures=(1.0, 2.0), consecutive=2)
+
+    started, effects = step(worker, StartAsked(), POOL, 20.0)
+
+    assert (started.phase, started.not_before_s, started.failures, started.consecutive) == (Phase.BLOCKED, 20.0, (), 0)
+    assert effects == (TakeSample(),)
+
+
+def test_an_unasked_end_is_a_failure_whatever_the_code() -> None:
+    ended, effects = step(a_worker(), an_end(code=0), POOL, 100.0)
+
+    assert (ended.phase, ended.failures, ended.not_before_s) == (Phase.RELEASING, (100.0,), 102.0)
+    assert effects == (TakeSample(),)
+
+
+def test_a_permanent_cause_is_not_tried_again() -> None:
+    ended, effects = step(a_worker(phase=Phase.STARTING, ready_since_s=None), an_end(permanent=True), POOL, 100.0)
+
+    assert (ended.phase, ended.reason, effects) == (Phase.FAILED, "crash: ended with code 1", ())
+
+
+def test_mode_never_keeps_the_worker_known_and_its_exit() -> None:
+    pool = Pool(name="decode", model="m", restart=RestartPolicy(mode="never"))
+
+    ended, _ = step(a_worker(), an_end(code=7), pool, 100.0)
+
+    assert ended.phase is Phase.STOPPED
+    assert ended.last_exit is not None
+    assert ended.last_exit.code == 7
+
+
+def test_a_commanded_restart_never_counts_as_a_failure() -> None:
+    worker = a_worker()
+
+    for turn in range(50):
+        now_s = 100.0 + turn
+        worker, _ = step(worker, RestartAsked("restart by command"), POOL, now_s)
+        worker, _ = begin_stop(worker, POOL, now_s)
+        worker, _ = step(worker, an_end(run=worker.run), POOL, now_s)
+        assert worker.phase is Phase.RELEASING
+        worker, _ = begin_run(replace(worker, phase=Phase.BLOCKED), POOL, now_s)
+        worker, _ = step(worker, BecameReady(worker.run), POOL, now_s)
+
+    assert (worker.phase, worker.failures, worker.restarts) == (Phase.READY, (), 50)
+
+
+def test_the_grace_time_over_means_kill_then_kill_the_keeper() -> None:
+    stopping, asked = begin_stop(a_worker(reason="stopped by command"), POOL, 100.0)
+    killed, kill = step(stopping, DeadlinePassed(), POOL, 130.0)
+    desperate, kill_keeper = step(killed, DeadlinePassed(), POOL, 140.0)
+
+    assert (asked, kill, kill_keeper) == ((Terminate("decode/0"),), (Kill("decode/0"),), (KillKeeper("decode/0"),))
+    assert stopping.deadline_s == 130.0
+    assert desperate.deadline_s is not None
+
+
+def test_a_start_that_takes_too_long_is_a_failure_with_its_numbers() -> None:
+    starting = a_worker(phase=Phase.STARTING, ready_since_s=None, deadline_s=600.0)
+
+    stopping, effects = step(starting, DeadlinePassed(), POOL, 600.0)
+    ended, _ = step(stopping, an_end(), POOL, 610.0)
+
+    assert "not ready within start-timeout-s = 600 s" in stopping.reason
+    assert effects == (Terminate("decode/0"),)
+    assert ended.failures == (610.0,)
+
+
+def test_a_stop_during_a_restart_cancels_the_restart() -> None:
+    worker, _ = step(a_worker(), RestartAsked("restart by command"), POOL, 10.0)
+    worker, _ = begin_stop(worker, POOL, 10.0)
+    worker, _ = step(worker, StopAsked(), POOL, 11.0)
+
+    ended, _ = step(worker, an_end(), POOL, 12.0)
+
+    assert (ended.phase, ended.goal) == (Phase.STOPPED, Goal.DOWN)
+
+
+def test_a_start_during_a_stop_starts_when_the_stop_is_done() -> None:
+    worker, _ = step(a_worker(), StopAsked(), POOL, 10.0)
+    worker, _ = begin_stop(worker, POOL, 10.0)
+    worker, _ = step(worker, StartAsked(), POOL, 11.0)
+
+    ended, _ = step(worker, an_end(), POOL, 12.0)
+
+    assert (ended.phase, ended.goal) == (Phase.RELEASING, Goal.UP)
+
+
+def test_a_stop_of_the_daemon_keeps_the_goal_and_marks_the_worker() -> None:
+    worker, _ = step(a_worker(), HaltAsked(), POOL, 10.0)
+    worker, _ = begin_stop(worker, POOL, 10.0)
+
+    ended, _ = step(worker, an_end(), POOL, 12.0)
+
+    assert (ended.phase, ended.goal, ended.halted) == (Phase.STOPPED, Goal.UP, True)
+
+
+def test_news_of_an_earlier_run_changes_nothing() -> None:
+    worker = a_worker(phase=Phase.STARTING, ready_since_s=None)
+
+    for stale in (BecameReady(2), ProbeMissed(2, "x"), an_end(run=2), StartRefused(2, "x")):
+        assert step(worker, stale, POOL, 10.0) == (worker, ())
+
+
+def test_a_refused_start_waits_for_the_condition_and_is_no_failure() -> None:
+    worker = a_worker(phase=Phase.STARTING, ready_since_s=None)
+
+    blocked, effects = step(worker, StartRefused(3, "waits for port 8000"), POOL, 10.0)
+
+    assert (blocked.phase, blocked.reason, blocked.failures, effects) == (Phase.BLOCKED, "waits for port 8000", (), ())
+    assert blocked.not_before_s == 11.0
+
+
+EVENTS: tuple[Event, ...] = (
+    StartAsked(),
+    StopAsked(),
+    RestartAsked("r"),
+    HaltAsked(),
+    BecameReady(3),
+    ProbeMissed(3, "r"),
+    StartRefused(3, "r"),
+    an_end(),
+    DeadlinePassed(),
+)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_is_legal_in_every_phase_and_leaves_a_reason(phase: Phase, event: Event) -> None:
+    stepped, _ = step(a_worker(phase=phase), event, POOL, 10.0)
+
+    assert stepped.reason
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_nothing_but_a_command_leaves_a_goal_down(phase: Phase) -> None:
+    worker = a_worker(phase=phase, goal=Goal.DOWN)
+
+    for event in EVENTS:
+        if not isinstance(event, StartAsked | RestartAsked):
+            stepped, _ = step(worker, event, POOL, 10.0)
+            assert stepped.goal is Goal.DOWN
