@@ -14,7 +14,8 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from gpuward import __version__
-from gpuward.commands import Commands
+from gpuward.answering.commands import Commands
+from gpuward.answering.views import Views
 from gpuward.config.errors import ConfigError
 from gpuward.config.host import HostSettings
 from gpuward.config.host_file import decode_host_toml
@@ -34,10 +35,9 @@ from gpuward.journal import Journal
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState, Terms
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.resume import resumed
 from gpuward.policy.worker import Phase
-from gpuward.resume import resumed
 from gpuward.supervisor import Supervisor
-from gpuward.views import Views
 
 DEFAULT_CONFIG = Path("/etc/gpuward/gpuward.toml")
 
@@ -277,7 +277,12 @@ class Daemon:
         if self._fleets.stored is None:
             return
         pools = {pool.name: pool for pool in self._fleets.stored.fleet.pools}
-        workers = resumed(self._equipment.records.load_workers(), pools, boot_id(), time.monotonic())
+        now_s = time.monotonic()
+        workers = {
+            name: resumed(record.worker, same_boot=record.boot_id == boot_id(), now_s=now_s)
+            for name, record in self._equipment.records.load_workers().items()
+            if record.worker.pool in pools
+        }
         self._supervisor.adopt(pools, workers)
         self._fleets.settle()
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from gpuward.attribution import Attribution
-from gpuward.autopsy import Findings
 from gpuward.config.fleet import Pool
 from gpuward.equipment import Equipment
 from gpuward.host.processes import boot_id
@@ -39,7 +37,9 @@ from gpuward.policy.worker import (
     Terminate,
     Worker,
 )
-from gpuward.runner import Reports, Runner
+from gpuward.running.attribution import Attribution
+from gpuward.running.autopsy import Findings
+from gpuward.running.runner import Reports, Runner
 
 OPERATIONS_KEPT = 256
 

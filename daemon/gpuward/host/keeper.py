@@ -109,7 +109,7 @@ def descendants() -> list[int]:
 
 
 class Log:
-    """The worker's output: a file, moved to ``.1`` when it has ``max_bytes``. A full disk loses lines, not the worker."""
+    """The worker's output: a file, moved to ``.1`` when it has ``max_bytes``. A full disk loses lines only."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path

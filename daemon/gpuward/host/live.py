@@ -1,6 +1,7 @@
 """One living run as the daemon sees it: its keeper watched by pidfd, its main process signalled by pidfd.
 
-Child or not makes no difference, so a run adopted from an earlier daemon is the same as one started by this. Decides nothing.
+Child or not makes no difference: a run adopted from an earlier daemon is the same as one started by this. Decides
+nothing.
 """
 
 from __future__ import annotations

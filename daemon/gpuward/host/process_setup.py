@@ -1,4 +1,4 @@
-"""What the daemon sets for its own process: subreaper, file limit, locks on its directories, reaping. Decides nothing."""
+"""What the daemon sets for its own process: subreaper, file limit, locks on its directories, reaping."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gpuward.attribution import Tracks
-from gpuward.autopsy import DeadRun, Findings, examine, never_started
 from gpuward.config.fleet import Pool
 from gpuward.engines.build import launch
 from gpuward.engines.launch import CannotLaunch, Devices, Launch, Readiness
@@ -23,7 +21,9 @@ from gpuward.host.ports import listener
 from gpuward.host.processes import Identity
 from gpuward.host.runs import RunSpec, StillRunning
 from gpuward.policy.worker import BecameReady, Event, Goal, ProbeMissed, StartRefused, Worker
-from gpuward.probing import until_ready
+from gpuward.running.attribution import Tracks
+from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
+from gpuward.running.probing import until_ready
 
 ANNOUNCED_WITHIN_S = 10.0
 """A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from gpuward import __version__
+from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
 from gpuward.control.server import Peer, Refusal, Role
@@ -19,7 +20,6 @@ from gpuward.policy import fleet as policy
 from gpuward.policy.operations import Target, Verb
 from gpuward.policy.worker import ALIVE, Event, Goal, Phase, RestartAsked, StartAsked, StopAsked, Worker
 from gpuward.supervisor import Supervisor
-from gpuward.views import Document, Views, operation_document, plan_document
 
 READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "events", "why"})
 """Operations that any local user may ask for; all others take an operator."""
