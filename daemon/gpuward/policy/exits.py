@@ -34,6 +34,9 @@ PASSING_ERRORS: Final = (
 )
 """strerror texts of a failed start that a later one may not meet."""
 
+NOT_THE_CONFIGURATION: Final = ("[Errno", "cannot pin", "cannot prepare", "the run's record")
+"""How messages begin that are of the host: an unexpected OSError, a GPU that is not there now, prctl, an old record."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
@@ -104,20 +107,22 @@ def classify(end: RunEnd, lines: Iterable[str]) -> Verdict:
 
 
 def spawn_failed(message: str) -> Verdict:
-    """Return the verdict on a run whose worker was never started; ``message`` is the keeper's."""
+    """Return the verdict on a run whose worker was never started; ``message`` is of the keeper or of the engine.
+
+    What neither a full host nor another holder explains is the configuration, and that does not mend itself.
+    """
     line = (clip(message),)
-    if "lease" in message and "held" in message:
+    if message.startswith("the lease "):
         return Verdict(cause=Cause.GPU_BUSY, evidence=line, reason=message)
-    passing = any(text in message for text in PASSING_ERRORS)
-    if message.startswith(("cannot execute", "cannot enter")) and not passing:
-        return Verdict(
-            cause=Cause.CONFIG_ERROR,
-            evidence=line,
-            permanent=True,
-            hint="correct 'executable', 'command' or 'working-directory' and apply it again",
-            reason=message,
-        )
-    return Verdict(cause=Cause.CRASH, evidence=line, reason=message)
+    if message.startswith(NOT_THE_CONFIGURATION) or any(text in message for text in PASSING_ERRORS):
+        return Verdict(cause=Cause.CRASH, evidence=line, reason=message)
+    return Verdict(
+        cause=Cause.CONFIG_ERROR,
+        evidence=line,
+        permanent=True,
+        hint="correct the pool and apply it again",
+        reason=message,
+    )
 
 
 def _from_signature(end: RunEnd, hit: Hit) -> Verdict:
