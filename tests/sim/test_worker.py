@@ -48,6 +48,15 @@ def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
 
 
+def one_that_ends(workers: list[Worker]) -> Worker:
+    """Wait for the first end among them."""
+    pidfds = {os.pidfd_open(worker.process.pid): worker for worker in workers}
+    ended = select.select(list(pidfds), [], [], 15)[0]
+    for pidfd in pidfds:
+        os.close(pidfd)
+    return pidfds[ended[0]]
+
+
 class Worker:
     """One `serve` with its log; `Popen.pid` is the API server, leader of the session that all its children stay in."""
 
@@ -259,6 +268,7 @@ def test_a_worker_on_several_gpus_has_a_titled_process_on_each(start: Start, gpu
     assert set(children) == {"VLLM::EngineCore", "VLLM::Worker_TP0", "VLLM::Worker_TP1"}
     assert holders == [[], [children["VLLM::Worker_TP1"]], [], [children["VLLM::Worker_TP0"]]]
     assert Path(f"/proc/{children['VLLM::EngineCore']}/comm").read_text() == "VLLM::EngineCor\n"
+    assert len(Path(f"/proc/{children['VLLM::EngineCore']}/cmdline").read_bytes()) <= len("VLLM::EngineCore") + 1
 
 
 def test_sigterm_ends_a_ready_worker_with_code_0_and_nothing_left(start: Start, gpus: SimulatedGpus) -> None:
@@ -394,6 +404,18 @@ def test_a_gpu_in_use_ends_the_start_with_vllm_s_sentence_before_the_wrapper(
     )
     assert cause < wrapper
     assert "{'EngineCore': 1}" in worker.log[wrapper]
+
+
+def test_of_two_starts_at_once_on_one_gpu_one_runs_out_of_memory(start: Start, gpus: SimulatedGpus) -> None:
+    both = [start(CUDA_VISIBLE_DEVICES="1", GPUWARD_SIM_START_S="0.4") for _ in range(2)]
+
+    loser = one_that_ends(both)
+
+    assert loser.ended() == 1
+    assert any("CUDA out of memory" in line or "Free memory on device" in line for line in loser.log)
+    assert next(worker for worker in both if worker is not loser).ready()
+    gpu = gpus.snapshot().gpus[1]
+    assert sum(process.used_bytes or 0 for process in gpu.processes) <= (gpu.total_bytes or 0)
 
 
 def test_a_context_longer_than_the_cache_is_refused_with_the_length_that_fits(start: Start) -> None:

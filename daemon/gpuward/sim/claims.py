@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -98,7 +97,7 @@ class ClaimReader:
 
 def _parse(path: str, pid: int, start_ticks: int, facts: os.stat_result) -> Claim | None:
     """Return the claim in ``path``, None for garbage, and for a file older than the process: its pid was reused."""
-    if not stat.S_ISREG(facts.st_mode) or facts.st_mtime + _REUSE_SLACK_S < _started_at_s(start_ticks):
+    if facts.st_mtime + _REUSE_SLACK_S < _started_at_s(start_ticks):
         return None
     content = _read_small(path)
     if content is None:

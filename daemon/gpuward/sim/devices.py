@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -91,12 +92,19 @@ class RankMemory:
 
     def hold(self, wanted_bytes: int) -> None:
         """Hold ``wanted_bytes`` from now on. Raises CudaOutOfMemory, holding what it held."""
-        growth_bytes = wanted_bytes - self._held_bytes
-        if growth_bytes > self._free()[0]:
-            raise CudaOutOfMemory(self.out_of_memory(growth_bytes))
-        if self._claims_dir is not None:
+        if self._claims_dir is None:
+            self._held_bytes = wanted_bytes
+            return
+        turn = os.open(self._claims_dir, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # a real GPU gives one byte to one process, also when two ask at once
+            growth_bytes = wanted_bytes - self._held_bytes
+            if growth_bytes > self._free()[0]:
+                raise CudaOutOfMemory(self.out_of_memory(growth_bytes))
             write_claim(self._claims_dir, {self._device.uuid: wanted_bytes})
-        self._held_bytes = wanted_bytes
+            self._held_bytes = wanted_bytes
+        finally:
+            os.close(turn)
 
     def out_of_memory(self, wanted_bytes: int) -> str:
         """Return PyTorch's message for an allocation of ``wanted_bytes`` that fails now."""
