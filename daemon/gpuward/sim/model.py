@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import Final
 
 from gpuward.sim.arguments import ServeArguments
 
-_REPOSITORY: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LENGTH_WITHOUT_CONFIG: Final = 8192
 
 
@@ -40,10 +38,14 @@ def check_config(arguments: ServeArguments, visible: int) -> None:
 
 
 def model_length(arguments: ServeArguments) -> int:
-    """Return the maximum model length in tokens. Raises ConfigRefused for a missing model, and a wish too long."""
+    """Return the maximum model length in tokens. Raises ConfigRefused for a missing model, and a wish too long.
+
+    A missing absolute path is refused with vLLM's words. Every other name is taken for a model of a hub: a simulated
+    host has no weights, and fleets name models that lie elsewhere.
+    """
     model, wanted = arguments.model, arguments.max_model_len
     if not os.path.isdir(model):  # noqa: PTH112  light imports
-        if _REPOSITORY.fullmatch(model) is None:
+        if os.path.isabs(model):  # noqa: PTH117  light imports
             raise ConfigRefused(
                 "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or "
                 f"'namespace/repo_name': '{model}'. Use `repo_type` argument if needed."
