@@ -349,6 +349,15 @@ def test_a_worker_that_was_never_started_has_a_cause_too(message: str, cause: Ca
     assert (verdict.cause, verdict.permanent, verdict.reason) == (cause, permanent, message)
 
 
+def test_an_exception_of_an_older_story_is_not_the_first_error() -> None:
+    old, new = "ERROR 01-01 00:00:00 [a.py:1] ValueError: a client hung up", "RuntimeError: the engine broke"
+
+    verdict = verdict_on(old, *["GET /health 200"] * 500, new, "(E pid=1) EngineCore encountered a fatal error.")
+
+    assert verdict.evidence == (new,)
+    assert verdict.reason.endswith("first error: RuntimeError: the engine broke")
+
+
 def test_evidence_of_an_endless_line_is_cut_around_the_cause() -> None:
     verdict = verdict_on("x" * 5000 + OOM + "y" * 5000)
 

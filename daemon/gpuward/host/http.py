@@ -85,7 +85,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
         size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
         if size == 0:
             return body
-        if size < 0 or len(body) + size > BODY_BYTES_MAX:
+        if len(body) + size > BODY_BYTES_MAX:
             raise BadAnswer(f"a body of more than {BODY_BYTES_MAX} bytes")
         body += await reader.readexactly(size)
         await reader.readexactly(2)

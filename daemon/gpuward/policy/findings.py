@@ -140,14 +140,19 @@ class Findings:
     def _mark(self, number: int, line: str) -> None:
         if RUN_MARK in line:
             self.engine_ran = True
-        died = any(text in line for text in DEATHS)
+        died = "unexpectedly" in line and any(text in line for text in DEATHS)
         if died and not self.silent_death:
             self.silent_death = clip(line)
-        if not self.usage_error and USAGE.search(line):
+        if not self.usage_error and ": error: " in line and USAGE.search(line):
             self.usage_error = clip(line)
         if self._death_at is None and (died or RUN_MARK in line or START_MARK in line):
             self._death_at = number
-        told = self._death_at is not None and self.exception
-        exception = None if told else EXCEPTION.search(line)
+        if "Error:" in line or "Exception:" in line:
+            self._note_exception(number, line)
+
+    def _note_exception(self, number: int, line: str) -> None:
+        if self._death_at is not None and self.exception:
+            return
+        exception = EXCEPTION.search(line)
         if exception is not None and not WRAPPERS.search(line):
             self._exceptions.append((number, clip(line, exception.start())))
