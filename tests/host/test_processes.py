@@ -13,7 +13,8 @@ import pytest
 
 from gpuward.host import processes
 
-FAMILY = "import subprocess,sys; subprocess.Popen(['sleep','60']); print('up', flush=True); sys.stdin.read()"
+FAMILY = "import subprocess,sys; subprocess.Popen(['sh','-c','echo up; read x']); sys.stdin.read()"
+"""The child says that it is up: until exec has ended, words and environment of a process are empty in /proc."""
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_description_names_user_program_and_words(family: subprocess.Popen[byt
     described = processes.describe(child)
 
     assert described is not None
-    assert (described.name, described.command_line) == ("sleep", "sleep 60")
+    assert (described.name, described.command_line) == ("sh", "sh -c echo up; read x")
     assert described.user
 
 
