@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from gpuward.sim.arguments import ServeArguments
+from gpuward.sim.batch import Batch
 from gpuward.sim.console import VERSION, Console, traceback
 from gpuward.sim.devices import GIB, CudaOutOfMemory, Device, MemoryRefused, RankMemory
 from gpuward.sim.faults import Fault, parse_faults
-from gpuward.sim.loop import Channel, Loop, Timer
+from gpuward.sim.loop import Channel, Loop
 from gpuward.sim.ranks import Rank, RankDied, RankProcess, fork_ranks, rank_names
 from gpuward.sim.settings import Settings
 from gpuward.sim.title import set_title
@@ -55,9 +56,7 @@ class Engine:
         self._api = api
         self._console = Console("EngineCore")
         self._loop = Loop()
-        self._remaining: dict[int, int] = {}
-        self._waiting: dict[int, int] = {}
-        self._step: Timer | None = None
+        self._batch = Batch(self._loop, api, job.settings.token_s, job.arguments.max_num_seqs)
         names = [
             rank_names(rank, job.arguments.tensor_parallel_size, job.arguments.world_size)
             for rank in range(job.arguments.world_size)
@@ -175,34 +174,16 @@ class Engine:
         match self._api.receive():
             case None:
                 self._loop.unwatch(self._api.socket)
-                self._remaining.clear()
-                self._waiting.clear()
+                self._batch.clear()
             case ["submit", int(request), int(tokens)]:
-                self._waiting[request] = tokens
-                self._admit()
+                self._batch.add(request, tokens)
             case ["abort", int(request)]:
-                self._remaining.pop(request, None)
-                self._waiting.pop(request, None)
+                self._batch.drop(request)
             case ["fault", str(text)]:
                 for fault in parse_faults(text):
                     self._loop.call_later(fault.delay_s, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
             case message:
                 raise AssertionError(message)
-
-    def _admit(self) -> None:
-        while self._waiting and len(self._remaining) < self._job.arguments.max_num_seqs:
-            request = next(iter(self._waiting))
-            self._remaining[request] = self._waiting.pop(request)
-        if self._remaining and self._step is None:
-            self._step = self._loop.call_later(self._job.settings.token_s, self._run_step)
-
-    def _run_step(self) -> None:
-        """One token for every running request; nothing runs while there is none."""
-        self._step = None
-        produced = list(self._remaining)
-        self._remaining = {request: left - 1 for request, left in self._remaining.items() if left > 1}
-        self._admit()
-        self._api.send("step", len(self._remaining), len(self._waiting), produced)
 
     def _on_rank_gone(self, child: RankProcess) -> None:
         """A rank never speaks unasked: its channel turned readable because it died."""

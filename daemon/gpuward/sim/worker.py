@@ -6,21 +6,22 @@ the ways in which it fails (facts measured on vLLM 0.32.0). No GPU, no model, st
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 from gpuward.sim.api import ENGINE_DEAD, Api
 from gpuward.sim.arguments import ServeArguments, parse_serve
 from gpuward.sim.console import VERSION, Console, say, traceback
+from gpuward.sim.departure import Departure
 from gpuward.sim.devices import known_devices, visible_devices
-from gpuward.sim.engine import Engine, EngineJob
+from gpuward.sim.engine import EngineJob
+from gpuward.sim.engine_process import EngineProcess
 from gpuward.sim.faults import Fault, parse_faults
-from gpuward.sim.loop import Channel, Loop
+from gpuward.sim.loop import Loop
 from gpuward.sim.model import ConfigRefused, check_config, model_length
 from gpuward.sim.settings import HELP, Settings, read_settings
 from gpuward.sim.web import Exchange, WebServer
@@ -32,7 +33,6 @@ A stand-in for `vllm serve` on a host without GPUs. It takes vLLM's arguments, s
 in its log, and serves /health, /ping, /version, /load, /metrics, /v1/models, /v1/completions, /v1/chat/completions."""
 
 _IMPORTS_SHARE: Final = 0.1
-_DRAIN_POLL_S: Final = 0.05
 
 
 class EngineFailed(Exception):
@@ -49,8 +49,7 @@ class ApiServer:
         self._loop = Loop()
         self._web = WebServer(self._loop, self._serve, access_log=arguments.access_log)
         self._api: Api | None = None
-        self._engine_pid = 0
-        self._engine, self._engine_end = Channel.pair()
+        self._engine = EngineProcess()
         self._exit_code = 0
         self._stopping = False
         self._started_at_s = time.monotonic()
@@ -75,7 +74,7 @@ class ApiServer:
         except EngineFailed as error:
             return self._fail("v1/engine/utils.py", 1431, "raise RuntimeError(", str(error))
         finally:
-            self._kill_engine()
+            self._engine.kill()
         return self._exit_code
 
     def _job(self) -> EngineJob:
@@ -97,40 +96,24 @@ class ApiServer:
         self._loop.on_signal(signal.SIGINT, self._on_term)
         if not any(fault.kind == "ignore-term" for fault in self._settings.faults):
             self._loop.on_signal(signal.SIGTERM, self._on_term)
-        self._engine_pid = os.fork()
-        if self._engine_pid == 0:
-            self._run_engine(job)
-        self._engine_end.close()
-
-    def _run_engine(self, job: EngineJob) -> NoReturn:
-        """In the child. It leaves by `os._exit` whatever happens: nothing above it is its to unwind."""
-        code = 1
-        try:
-            self._loop.close()
-            self._web.close_listener()
-            self._engine.close()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            code = Engine(job, self._engine_end).run()
-        finally:
-            os._exit(code)
+        self._engine.start(job, [self._loop.close, self._web.close_listener])
 
     def _await_engine(self) -> int:
         """Wait for the engine's word; return the size of its KV cache in tokens. Raises EngineFailed."""
         heard: list[object] = []
 
         def listen() -> None:
-            heard.append(self._engine.receive())
+            heard.append(self._engine.channel.receive())
             self._loop.stop()
 
-        self._loop.watch(self._engine.socket, listen)
+        self._loop.watch(self._engine.channel.socket, listen)
         self._schedule_faults(self._settings.faults, "start")
         self._loop.run()
         match heard:
             case [["ready", int(kv_tokens)]]:
                 return kv_tokens
             case [None]:
-                failed = {"EngineCore": self._reap_engine()}
+                failed = {"EngineCore": self._engine.reap()}
                 raise EngineFailed(
                     "RuntimeError: Engine core initialization failed. See root cause above. "
                     f"Failed core proc(s): {failed}"
@@ -138,22 +121,11 @@ class ApiServer:
             case _:
                 raise SystemExit(self._exit_code)
 
-    def _reap_engine(self) -> int:
-        """Return its exit code, as multiprocessing counts: negative for a signal."""
-        pid, self._engine_pid = self._engine_pid, 0
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else 0
-
-    def _kill_engine(self) -> None:
-        if self._engine_pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._engine_pid, signal.SIGKILL)
-            self._reap_engine()
-
     # Ready
 
     def _become_ready(self, job: EngineJob, kv_tokens: int) -> None:
-        self._api = Api(self._arguments, job.max_model_len, kv_tokens, self._engine, self._on_fault_asked)
-        self._loop.watch(self._engine.socket, self._on_engine)
+        self._api = Api(self._arguments, job.max_model_len, kv_tokens, self._engine.channel, self._on_fault_asked)
+        self._loop.watch(self._engine.channel.socket, self._on_engine)
         host, port = self._arguments.host, self._arguments.port
         self._console.info("entry.py:136", "Supported tasks: ['generate']")
         self._console.info("entry.py:140", f"Starting vLLM server on http://{host}:{port}")
@@ -168,11 +140,11 @@ class ApiServer:
 
     def _on_engine(self) -> None:
         assert self._api is not None
-        match self._engine.receive():
+        match self._engine.channel.receive():
             case ["step", int(running), int(waiting), list(produced)]:
                 self._api.record_step(running, waiting, [number for number in produced if isinstance(number, int)])
             case None:
-                self._loop.unwatch(self._engine.socket)
+                self._loop.unwatch(self._engine.channel.socket)
                 if not self._stopping:
                     self._on_engine_dead(self._api)
             case message:
@@ -180,7 +152,7 @@ class ApiServer:
 
     def _on_engine_dead(self, api: Api) -> None:
         """503 from now on; the watchdog's next tick ends the process, with exit code 0 (vLLM issue 48966)."""
-        self._reap_engine()
+        self._engine.reap()
         core_client = "core_client.py:817"
         self._console.warning(core_client, "[shutdown] MPClient: engine core exited unexpectedly; starting cleanup")
         dead = f"vllm.v1.engine.exceptions.EngineDeadError: {ENGINE_DEAD}"
@@ -215,12 +187,15 @@ class ApiServer:
         elif self._stopping:
             self._end()
         else:
-            self._stop(self._arguments.shutdown_timeout_s)
+            self._stopping = True
+            Departure(self._loop, self._web, self._engine, self._console, self._end).begin(
+                self._arguments.shutdown_timeout_s
+            )
 
     def _on_term_while_loading(self) -> None:
         if self._settings.term_at_start == "lost" and self._terms == 1:
             return
-        self._kill_engine()
+        self._engine.kill()
         interrupted = "KeyboardInterrupt: terminated"
         say(
             *traceback(
@@ -233,39 +208,6 @@ class ApiServer:
         )
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-
-    def _stop(self, timeout_s: float) -> None:
-        """Abort or drain, then leave; with a running request only once its client hangs up (measured: 59.7 s)."""
-        self._stopping = True
-        mode = "drain" if timeout_s > 0 else "abort"
-        self._console.info("launcher.py:254", "[shutdown] API server: shutdown triggered")
-        self._console.info(
-            "launcher.py:270", f"[shutdown] API server: stopping engine client mode={mode} timeout={timeout_s:.0f}s"
-        )
-        deadline_s = time.monotonic() + timeout_s
-        self._drain(deadline_s)
-
-    def _drain(self, deadline_s: float) -> None:
-        if self._web.busy and time.monotonic() < deadline_s:
-            self._loop.call_later(_DRAIN_POLL_S, lambda: self._drain(deadline_s))
-            return
-        self._console.warning(
-            "utils.py:653",
-            f"[shutdown] Process manager: force killing remaining process EngineCore pid {self._engine_pid}",
-        )
-        self._kill_engine()
-        self._web.close_listener()
-        say("INFO:     Shutting down")
-        if self._web.busy:
-            say("INFO:     Waiting for connections to close. (CTRL+C to force quit)")
-        self._await_clients()
-
-    def _await_clients(self) -> None:
-        if self._web.busy:
-            self._loop.call_later(_DRAIN_POLL_S, self._await_clients)
-        else:
-            say("INFO:     Waiting for application shutdown.", "INFO:     Application shutdown complete.")
-            self._end()
 
     def _end(self, code: int = 0) -> None:
         self._exit_code = code
