@@ -91,7 +91,7 @@ def find_marked(marker: bytes) -> tuple[int, ...]:
     """Return the processes whose initial environment has the entry ``marker`` (``NAME=VALUE``, compared whole).
 
     Only processes whose environment this user may read. A program may overwrite this area when it sets its title:
-    see ``SPT_NOENV`` in `engines.environment`.
+    see ``SPT_NOENV`` in `engines.environment`. During an exec it is empty for an instant: ask `in_session` too.
     """
     return tuple(pid for pid in _pids() if marker in _read(f"/proc/{pid}/environ").split(b"\0"))
 
