@@ -1,0 +1,79 @@
+"""The files in etc/ are the reference of every key: they load, and no key is missing in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec import Struct, structs
+
+from gpuward.config.fleet import Pool, RestartPolicy
+from gpuward.config.fleet_file import decode_fleet_toml
+from gpuward.config.host import HostSettings
+from gpuward.config.host_file import decode_host_toml
+
+ETC = Path(__file__).parents[2] / "etc"
+
+
+def text_of(name: str) -> str:
+    return (ETC / name).read_text(encoding="utf-8")
+
+
+def commented_in(text: str) -> str:
+    """The file with its ``# key = value`` lines in force."""
+    return re.sub(r"^# (?=[a-z-]+ = )", "", text, flags=re.MULTILINE)
+
+
+def documented(text: str) -> set[str]:
+    return {match[1] for match in re.finditer(r"^(?:# )?([a-z-]+) = ", text, flags=re.MULTILINE)}
+
+
+def keys(record: type[Struct]) -> set[str]:
+    return {info.encode_name for info in structs.fields(record)}
+
+
+def test_the_example_fleet_loads_without_a_warning() -> None:
+    fleet = decode_fleet_toml(text_of("fleet.toml"), file="fleet.toml", directory="/", path_exists=lambda _: True)
+
+    assert [pool.name for pool in fleet.pools] == ["decode", "proxy"]
+    assert fleet.warnings == ()
+
+
+def test_the_example_fleet_documents_every_key_of_a_pool() -> None:
+    tables = {"name", "env", "restart"}
+
+    missing = (keys(Pool) | keys(RestartPolicy)) - documented(text_of("fleet.toml")) - tables
+
+    assert missing == set()
+
+
+def test_the_example_host_settings_load_and_are_the_defaults() -> None:
+    assert decode_host_toml(text_of("gpuward.toml"), file="gpuward.toml") == HostSettings()
+
+
+def test_the_example_host_settings_document_every_key_under_its_section() -> None:
+    sections = dict(re.findall(r"^\[(\w+)\]\n(.*?)(?=^\[|\Z)", text_of("gpuward.toml"), flags=re.MULTILINE | re.DOTALL))
+
+    assert list(sections) == [info.encode_name for info in structs.fields(HostSettings)]
+    for info in structs.fields(HostSettings):
+        assert keys(info.type) == documented(sections[info.encode_name]), info.encode_name
+
+
+@pytest.mark.parametrize("section", ["inventory", "ports", "limits", "logging"])
+def test_the_values_in_comments_are_the_defaults(section: str) -> None:
+    settings = decode_host_toml(commented_in(text_of("gpuward.toml")), file="gpuward.toml")
+
+    assert getattr(settings, section) == getattr(HostSettings(), section)
+
+
+def test_the_restart_policy_in_comments_is_the_default() -> None:
+    text = re.search(r"^\[pool\.decode\.restart\]\n(.*?)^\[", text_of("fleet.toml"), flags=re.MULTILINE | re.DOTALL)
+    assert text is not None
+
+    fleet = decode_fleet_toml(
+        f'[pool.a]\nmodel = "m"\n[pool.a.restart]\n{commented_in(text[1])}', file="", directory="/"
+    )
+
+    assert documented(text[1]) == keys(RestartPolicy)
+    assert fleet.pool("a").restart == RestartPolicy()

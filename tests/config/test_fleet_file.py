@@ -1,0 +1,377 @@
+"""Fleet files in TOML: what they come to, and how each wrong one is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuward.config.errors import ConfigError
+from gpuward.config.fleet import Fleet, Pool, Remark, RestartPolicy
+from gpuward.config.fleet_file import decode_fleet_toml
+
+THERE = {"/srv/fleet/models/llama", "/opt/vllm/bin/vllm", "/srv/fleet/venv/bin/python"}
+
+
+def decode(text: str) -> Fleet:
+    return decode_fleet_toml(text, file="fleet.toml", directory="/srv/fleet", path_exists=THERE.__contains__)
+
+
+def refused(text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        decode(text)
+    return caught.value
+
+
+def a_pool(lines: str, name: str = "decode") -> str:
+    return f'[pool.{name}]\nmodel = "org/model"\ngpu-memory-utilization = 0.9\n{lines}\n'
+
+
+def only(error: ConfigError) -> Remark:
+    assert len(error.problems) == 1, str(error)
+    return error.problems[0]
+
+
+def test_a_pool_of_one_line_has_the_documented_defaults() -> None:
+    fleet = decode('[pool.decode]\nmodel = "org/model"')
+
+    assert fleet.pools == (Pool(name="decode", model="org/model"),)
+    assert fleet.pool("decode").device_count == 1
+
+
+def test_the_utilization_that_is_not_stated_is_stated_in_a_warning() -> None:
+    fleet = decode('[pool.decode]\nmodel = "org/model"')
+
+    assert [(warning.code, warning.pool) for warning in fleet.warnings] == [("default-utilization", "decode")]
+    assert "claims 0.9 of" in fleet.warnings[0].message
+
+
+def test_a_utilization_from_the_defaults_counts_as_stated() -> None:
+    fleet = decode('[defaults]\ngpu-memory-utilization = 0.5\n[pool.decode]\nmodel = "org/model"')
+
+    assert fleet.pool("decode").gpu_memory_utilization == 0.5
+    assert fleet.warnings == ()
+
+
+def test_defaults_are_under_the_keys_of_a_pool_and_tables_are_merged_key_by_key() -> None:
+    fleet = decode(
+        """
+        [defaults]
+        workers = 2
+        max-model-len = 4096
+        [defaults.env]
+        A = "1"
+        B = "1"
+        [defaults.restart]
+        max-failures = 9
+        [pool.decode]
+        model = "org/model"
+        workers = 3
+        [pool.decode.env]
+        B = "2"
+        [pool.decode.restart]
+        mode = "never"
+        """
+    )
+
+    pool = fleet.pool("decode")
+    assert (pool.workers, pool.max_model_len, pool.env) == (3, 4096, {"A": "1", "B": "2"})
+    assert pool.restart == RestartPolicy(mode="never", max_failures=9)
+
+
+def test_pools_stand_in_file_order() -> None:
+    fleet = decode(a_pool("", "z") + a_pool("", "a"))
+
+    assert [pool.name for pool in fleet.pools] == ["z", "a"]
+
+
+def test_a_simulated_pool_needs_no_model() -> None:
+    fleet = decode('[pool.decode]\nengine = "simulated"')
+
+    assert fleet.pool("decode").model == "simulated-model"
+
+
+def test_a_command_may_do_without_gpus() -> None:
+    fleet = decode('[pool.p]\nengine = "command"\ncommand = ["sleep", "{index}", "{{x}}"]\ngpus-per-worker = 0')
+
+    assert fleet.pool("p").device_count == 0
+    assert fleet.warnings == ()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "\n\n"])
+def test_an_empty_file_is_refused_with_the_way_to_a_pool(text: str) -> None:
+    error = refused(text)
+
+    assert only(error).code == "bad-value"
+    assert "fleet.toml: no pool in this file: write [pool.NAME]" in str(error)
+
+
+def test_a_tab_where_none_may_be_is_refused_with_its_line() -> None:
+    error = refused('[pool.decode]\nmodel = "m"\nwork\ters = 1')
+
+    assert only(error).code == "bad-syntax"
+    assert "at line 3" in str(error)
+    assert "work\\ters" in str(error)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a = " + "[" * 5000, "a = " + "9" * 5000, "a = 2001-99-99", '"', "\0"])
+def test_text_that_is_no_toml_is_refused(text: str) -> None:
+    assert only(refused(text)).code == "bad-syntax"
+
+
+def test_a_pool_given_twice_is_a_duplicate_name() -> None:
+    error = refused(a_pool("") + a_pool(""))
+
+    assert only(error).code == "duplicate-name"
+    assert "'decode'" in str(error)
+
+
+def test_a_key_given_twice_is_refused_with_its_line() -> None:
+    error = refused(a_pool("workers = 1\nworkers = 2"))
+
+    assert "at line 5" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('gpus-per-worker = "2"', "must be a whole number, not text; write gpus-per-worker = 2 without quotes"),
+        ("gpus-per-worker = 1.5", "must be a whole number, not a fraction"),
+        ("gpus-per-worker = 2.0", "must be a whole number, not a fraction"),
+        ("gpus-per-worker = true", "must be a whole number, not true or false"),
+        ("gpus-per-worker = -1", "must be from 0 to 1024"),
+        ("gpus-per-worker = 0", 'must be at least 1: only engine "command" runs without a GPU, this is "vllm"'),
+        ("gpus-per-worker = 2001-01-01", "must be a whole number, not a date"),
+        ("workers = -1", "must be from 0 to 10000"),
+        ("workers = 99999999999999999999", "must be from 0 to 10000"),
+        ("tensor-parallel-size = 0", "must be from 1 to 1024"),
+        ("max-model-len = 0", "must be at least 1"),
+        ("first-gpu = -1", "must be at least 0"),
+        ("gpus = []", "names no GPU"),
+        ("gpus = [-1]", "indices start at 0"),
+        ('gpus = ["0"]', "an index is written without quotes"),
+        ("gpus = [true]", "must be a list, each a whole number or text"),
+        ("gpus = 0", "must be a list"),
+        ("port = 0", "must be from 1 to 65535"),
+        ("port = 65536", "must be from 1 to 65535"),
+        ("start-timeout-s = 0", "must be greater than 0"),
+        ("stop-timeout-s = inf", "must be a finite number"),
+        ("stop-timeout-s = nan", "must be a finite number"),
+        ('share = "yes"', "must be true or false, not text"),
+        ('engine = "vlm"', 'must be one of "vllm", "command", "simulated"; did you mean "vllm"?'),
+        ('extra-args = "--x"', 'must be a list, each text, not text; write extra-args = ["--x"]'),
+        ('extra-args = ["--port", "80"]', "--port has a key of its own; set port"),
+        ('executable = ""', "must not be empty"),
+        ('command = ["sleep"]', 'only engine "command" has it, this is "vllm"'),
+        ("restart = 5", "must be a table"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_file_pool_key_value_and_what_it_must_be(line: str, says: str) -> None:
+    error = refused(a_pool(line))
+
+    key, _, _ = line.partition(" = ")
+    assert only(error).code == "bad-value"
+    assert only(error).pool == "decode"
+    assert str(error).startswith(f"fleet.toml: pool 'decode': {key} = ")
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("0", "must be greater than 0 and at most 1"),
+        ("1.2", "must be greater than 0 and at most 1"),
+        ("-0.5", "must be greater than 0 and at most 1"),
+        ('"0.9"', "must be a number, not text; write gpu-memory-utilization = 0.9 without quotes"),
+        ("true", "must be a number, not true or false"),
+        ("nan", "must be a finite number"),
+    ],
+)
+def test_a_wrong_utilization_is_refused(value: str, says: str) -> None:
+    error = refused(f'[pool.decode]\nmodel = "m"\ngpu-memory-utilization = {value}')
+
+    assert says in only(error).message
+
+
+def test_the_largest_utilization_is_one() -> None:
+    fleet = decode('[pool.decode]\nmodel = "m"\ngpu-memory-utilization = 1')
+
+    assert fleet.pool("decode").gpu_memory_utilization == 1.0
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_and_all_known_ones() -> None:
+    error = refused(a_pool("worker = 3"))
+
+    assert only(error).code == "unknown-key"
+    assert "worker = 3: unknown key; did you mean workers? known keys: allow-idle-gpus, command" in str(error)
+
+
+def test_a_key_with_an_underscore_is_told_its_spelling() -> None:
+    error = refused(a_pool("max_model_len = 3"))
+
+    assert "did you mean max-model-len?" in str(error)
+
+
+def test_unknown_tables_and_keys_inside_tables_are_refused_too() -> None:
+    error = refused("[pools.decode]\n[defaults]\nworker = 1\n" + a_pool("") + "[pool.decode.restart]\nmod = 1")
+
+    assert [problem.code for problem in error.problems] == ["unknown-key"] * 3
+    assert "did you mean pool?" in error.problems[0].message
+    assert "restart: mod = 1: unknown key; did you mean mode?" in error.problems[2].message
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("delay-first-s = 0", "must be from 0.01"),
+        ("delay-first-s = 0.001", "must be from 0.01"),
+        ("delay-first-s = 10\ndelay-max-s = 5", "must be at least delay-first-s = 10"),
+        ("max-failures = -1", "must be from 0"),
+        ("window-s = 0", "must be greater than 0"),
+        ("reset-after-s = 0", "must be greater than 0"),
+        ('mode = "sometimes"', 'must be one of "always", "never"'),
+    ],
+)
+def test_a_restart_policy_without_a_pause_or_an_end_is_refused(line: str, says: str) -> None:
+    error = refused(a_pool(f"[pool.decode.restart]\n{line}"))
+
+    assert only(error).code == "bad-value"
+    assert says in str(error)
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GPUWARD_WORKER"])
+def test_variables_that_gpuward_sets_are_refused(name: str) -> None:
+    error = refused(a_pool(f'[pool.decode.env]\n{name} = "0"'))
+
+    assert f'env.{name} = "0": gpuward sets this variable' in only(error).message
+
+
+def test_a_variable_that_is_no_text_is_refused_with_the_text_to_write() -> None:
+    error = refused(a_pool("[pool.decode.env]\nA = 1\nB = true"))
+
+    assert ['write A = "1"' in problem.message for problem in error.problems] == [True, False]
+    assert 'write B = "true"' in error.problems[1].message
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".a", "a b", "x" * 64, "ü"])
+def test_a_name_that_cannot_stand_in_paths_and_listings_is_refused(name: str) -> None:
+    error = refused(f'[pool."{name}"]\nmodel = "m"')
+
+    assert "the name must be 1 to 63" in only(error).message
+
+
+def test_dependencies_must_be_there_and_must_not_go_in_a_circle() -> None:
+    unknown = refused(a_pool('depends-on = ["b"]', "a"))
+    circle = refused(
+        a_pool('depends-on = ["b"]', "a") + a_pool('depends-on = ["c"]', "b") + a_pool('depends-on = ["a"]', "c")
+    )
+    itself = refused(a_pool('depends-on = ["a"]', "a"))
+
+    assert "there is no pool 'b'" in only(unknown).message
+    assert "goes in a circle: a -> b -> c -> a" in only(circle).message
+    assert "goes in a circle: a -> a" in only(itself).message
+
+
+def test_first_gpu_and_gpus_exclude_each_other() -> None:
+    assert "excludes `gpus`" in only(refused(a_pool("first-gpu = 0\ngpus = [0]"))).message
+
+
+def test_an_engine_has_what_it_needs() -> None:
+    no_model = refused("[pool.a]\n")
+    no_command = refused('[pool.a]\nengine = "command"')
+
+    assert 'engine "vllm" needs it' in only(no_model).message
+    assert 'engine "command" needs it' in only(no_command).message
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('command = ["x", "{prot}"]', "{prot} is no placeholder; there are {port}, {gpus}, {worker}, {index}"),
+        ('command = ["x", "}"]', "} is no placeholder"),
+        ('command = ["x"]\nready-url = "https://h/"', "must be an http address"),
+        ('command = ["x"]\nready-url = "http://h:{x}/"', "{x} is no placeholder"),
+        ('command = ["x"]\nready-log = "("', "must be a regular expression"),
+        ('command = ["x"]\nready-log = "a"\nready-after-s = 1', "ready-log and ready-after-s: one proof"),
+        ('command = ["x"]\ngpus-per-worker = 0\ngpus = [0]', "`gpus` names GPUs for workers that get none"),
+        ('command = [""]', "needs it"),
+    ],
+)
+def test_a_command_that_could_not_work_is_refused(lines: str, says: str) -> None:
+    error = refused(f'[pool.p]\nengine = "command"\n{lines}')
+
+    assert says in only(error).message
+
+
+def test_readiness_by_log_is_for_commands_only() -> None:
+    assert 'only engine "command" has it' in only(refused(a_pool('ready-log = "x"'))).message
+
+
+def test_the_last_worker_must_have_a_port_too() -> None:
+    assert "worker 2 would need port 65536" in only(refused(a_pool("port = 65534\nworkers = 3"))).message
+
+
+def test_all_problems_of_all_pools_are_told_at_once() -> None:
+    error = refused(a_pool('workers = "2"\nport = 0\nnope = 1', "a") + '[pool.b]\nengine = "command"\n')
+
+    assert [(problem.code, problem.pool) for problem in error.problems] == [
+        ("bad-value", "a"),
+        ("bad-value", "a"),
+        ("unknown-key", "a"),
+        ("bad-value", "b"),
+    ]
+    assert len(str(error).splitlines()) == 4
+
+
+def test_a_key_that_is_wrong_is_not_reported_missing_as_well() -> None:
+    assert "must be text" in only(refused("[pool.a]\nmodel = 5")).message
+
+
+def test_what_belongs_to_one_pool_cannot_stand_in_the_defaults() -> None:
+    error = refused("[defaults]\ngpus = [0]\n" + a_pool(""))
+
+    assert only(error).code == "unknown-key"
+    assert str(error).startswith("fleet.toml: [defaults]: gpus = [0]")
+
+
+def test_a_model_that_exists_beside_the_file_is_made_absolute() -> None:
+    fleet = decode('[defaults]\ngpu-memory-utilization = 0.5\n[pool.a]\nmodel = "models/llama/"')
+
+    assert (fleet.pool("a").model, fleet.warnings) == ("/srv/fleet/models/llama", ())
+
+
+def test_a_hub_name_is_passed_on_without_a_warning() -> None:
+    fleet = decode(a_pool(""))
+
+    assert (fleet.pool("decode").model, fleet.warnings) == ("org/model", ())
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ("/models/x", "/models/x"),
+        ("./x", "/srv/fleet/x"),
+        ("../x/", "/srv/x"),
+        ("models/llama3.1-8b-ins/", "models/llama3.1-8b-ins/"),
+        ("a/b/c", "a/b/c"),
+    ],
+)
+def test_a_model_path_that_does_not_exist_is_a_warning_not_a_refusal(model: str, given: str) -> None:
+    fleet = decode(f'[defaults]\ngpu-memory-utilization = 0.5\n[pool.a]\nmodel = "{model}"')
+
+    assert fleet.pool("a").model == given
+    assert [warning.code for warning in fleet.warnings] == ["model-not-found"]
+
+
+def test_an_executable_is_looked_up_beside_the_file_and_missing_ones_are_warnings() -> None:
+    there = decode(a_pool('executable = "venv/bin/python"'))
+    missing = decode(a_pool('executable = "/nowhere/vllm"'))
+    bare = decode(a_pool('executable = "vllm"'))
+
+    assert (there.pool("decode").executable, there.warnings) == ("/srv/fleet/venv/bin/python", ())
+    assert [warning.code for warning in missing.warnings] == ["executable-not-found"]
+    assert (bare.pool("decode").executable, bare.warnings) == ("vllm", ())
+
+
+def test_keys_that_a_command_does_not_use_are_kept_visible() -> None:
+    fleet = decode('[pool.p]\nengine = "command"\ncommand = ["x"]\ngpus-per-worker = 0\nmodel = "m"')
+
+    assert [warning.code for warning in fleet.warnings] == ["key-without-effect"]
