@@ -91,6 +91,13 @@ class Gpu(TypedDict):
     stale: bool
 
 
+class Inventory(TypedDict):
+    """Whether the GPU facts are fresh."""
+
+    state: Literal["ok", "stale", "unavailable"]
+    reason: str
+
+
 class Status(TypedDict):
     """Answer to ``status``."""
 
@@ -98,6 +105,7 @@ class Status(TypedDict):
     simulated: bool
     daemon: DaemonLife
     fleet: NotRequired[FleetSource]
+    inventory: NotRequired[Inventory]
     workers: list[Worker]
     gpus: list[Gpu]
 
@@ -218,16 +226,16 @@ class EventPage(TypedDict):
 
 
 class Run(TypedDict):
-    """One run of a worker; ``ended_at`` None while it lives."""
+    """One ended run of a worker; ``ran_s`` in seconds. There are more keys, kept for `gpuctl why -o json`."""
 
     run: int
-    pid: NotRequired[int | None]
-    started_at: NotRequired[str | None]
-    ended_at: NotRequired[str | None]
-    cause: NotRequired[str | None]
-    code: NotRequired[int | None]
-    signal: NotRequired[int | str | None]
+    ended_at: str
+    ran_s: NotRequired[float | None]
+    cause: str
+    code: int | None
+    signal: int | str | None
     reason: NotRequired[str]
+    hint: NotRequired[str]
     evidence: NotRequired[list[str]]
 
 

@@ -37,8 +37,8 @@ Operations (args -> result); ``targets`` are worker or pool names:
 FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory``
 is absolute. CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move", "keys": [changed keys],
 "reason"}``. EVENT is ``{"epoch", "seq", "at" (RFC 3339), "kind", "worker"|null, "gpu"|null, "reason", "run"|null}``.
-RUN is ``{"run", "pid"|null, "started_at"|null, "ended_at"|null, "cause"|null, "code"|null, "signal"|null, "reason",
-"evidence": [lines]}``.
+RUN is an ended run: ``{"run", "ended_at", "ran_s", "cause", "code"|null, "signal"|null, "reason", "hint",
+"evidence": [lines]}`` and what else is on record of it.
 """
 
 from __future__ import annotations

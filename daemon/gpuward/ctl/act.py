@@ -1,0 +1,40 @@
+"""Commands that act on workers: start, stop, restart."""
+
+from __future__ import annotations
+
+from gpuward.control.protocol import EXIT_OK
+from gpuward.ctl.arguments import Command, waiting_arguments
+from gpuward.ctl.text import counted
+from gpuward.ctl.trouble import Usage
+from gpuward.ctl.waiting import finish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from gpuward.control.client import Client
+    from gpuward.control.documents import Started
+    from gpuward.ctl.screen import Screen
+
+
+def target_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``start``, ``stop`` and ``restart``."""
+    parser.add_argument("targets", nargs="*", metavar="NAME|POOL", help="workers or pools")
+    parser.add_argument("--all", action="store_true", help="every worker of the fleet")
+    waiting_arguments(parser)
+
+
+def act(args: Namespace, client: Client, screen: Screen) -> int:
+    """Send the verb, then wait until every worker is where it shall be."""
+    if args.all == bool(args.targets):
+        raise Usage("name workers or pools, or say --all" if not args.all else "--all goes without names")
+    started: Started = client.call(args.verb, {"targets": args.targets, "all": args.all})
+    if not args.no_wait:
+        return finish(client, started["operation"], screen, args.timeout)
+    names = started["workers"]
+    items = [{"name": name, "operation": started["operation"]} for name in names]
+    screen.listing(started, items, names, lambda: screen.line(f"{args.verb}: {counted(len(names), 'worker')} told to"))
+    return EXIT_OK
+
+
+COMMANDS = {verb: Command(target_arguments, act) for verb in ("start", "stop", "restart")}

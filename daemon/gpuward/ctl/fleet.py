@@ -1,0 +1,221 @@
+"""Commands about the fleet as a whole: plan, diff, apply, reload, scale, import."""
+
+from __future__ import annotations
+
+from gpuward.control.client import Refused, Unreachable
+from gpuward.control.protocol import EXIT_BY_ERROR, EXIT_FAILED, EXIT_OK, EXIT_REFUSED
+from gpuward.ctl.arguments import Command, waiting_arguments
+from gpuward.ctl.fleet_file import read_fleet_file
+from gpuward.ctl.render_fleet import complain_problems, complain_warnings, draw_changes, draw_plan
+from gpuward.ctl.trouble import Trouble, Usage
+from gpuward.ctl.waiting import finish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from gpuward.control.client import Client
+    from gpuward.control.documents import Applied, Diff, FleetText, Plan, Status
+    from gpuward.ctl.screen import Screen
+
+
+def plan_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``plan``."""
+    _file_argument(parser)
+    parser.add_argument(
+        "--simulate", metavar="SPEC", help="plan for these GPUs, for example 8xH100-80GB; no daemon asked"
+    )
+
+
+def plan(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl plan``: what would run where; exit 6 where it does not fit."""
+    planned = _plan(read_fleet_file(args.file), args.simulate, client, screen)
+    return _show_plan(planned, screen)
+
+
+def _plan(fleet: FleetText, simulate: str | None, client: Client, screen: Screen) -> Plan:
+    if simulate is None:
+        try:
+            answer: Plan = client.call("plan", dict(fleet))
+        except Unreachable as unreachable:
+            screen.complain(f"planned without a daemon, with the GPUs of this host: {unreachable}")
+        else:
+            return answer
+    from gpuward.plan_locally import BadSpec, plan_locally  # everything that the daemon plans with
+
+    try:
+        return plan_locally(fleet, simulate=simulate)
+    except BadSpec as error:
+        raise Usage(str(error)) from None
+
+
+def _show_plan(planned: Plan, screen: Screen) -> int:
+    workers = planned["workers"]
+    screen.listing(planned, workers, [worker["name"] for worker in workers], lambda: draw_plan(screen, planned))
+    if not screen.draws and screen.output != "json":
+        complain_warnings(screen, planned)
+    complain_problems(screen, planned)
+    return EXIT_OK if planned["ok"] else EXIT_REFUSED
+
+
+def diff_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``diff``."""
+    parser.add_argument("file", nargs="?", metavar="FILE", help="fleet file, - for stdin; none: the daemon's own")
+
+
+def diff(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl diff``: what applying the file would change; without one, whether the daemon's own file was changed."""
+    if args.file is None:
+        return _show_drift(client, screen)
+    difference = _compared(read_fleet_file(args.file), client)
+    names = [change["worker"] for change in difference["changes"] if change["action"] != "keep"]
+    screen.listing(difference, difference["changes"], names, lambda: _draw_diff(difference, screen))
+    complain_problems(screen, difference["plan"])
+    return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
+
+
+def _show_drift(client: Client, screen: Screen) -> int:
+    status: Status = client.call("status")
+    fleet = status.get("fleet")
+    if fleet is None:
+        raise Trouble("cannot compare: this daemon tells nothing of its fleet; name a FILE", EXIT_FAILED)
+
+    def draw() -> None:
+        source = f"revision {fleet['revision']}, from {fleet['source'] or 'no file'}"
+        if fleet["drift"]:
+            screen.sentence(f"{fleet['drift_reason']} (applied: {source}); gpuctl reload applies the file", indent="")
+        else:
+            screen.sentence(f"no difference: what runs is what was applied ({source})", indent="")
+
+    screen.listing(fleet, [fleet], [str(fleet["revision"])], draw)
+    return EXIT_OK
+
+
+def _compared(fleet: FleetText, client: Client) -> Diff:
+    answer: Diff = client.call("diff", dict(fleet))
+    return answer
+
+
+def _draw_diff(difference: Diff, screen: Screen) -> None:
+    draw_plan(screen, difference["plan"])
+    if difference["plan"]["ok"]:
+        screen.line()
+        draw_changes(screen, difference["changes"])
+
+
+def apply_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``apply``."""
+    _file_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and the changes, apply nothing")
+    waiting_arguments(parser)
+
+
+def apply(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl apply``: plan, show, apply what was shown and nothing else, wait until it runs."""
+    fleet = read_fleet_file(args.file)
+    difference = _compared(fleet, client)
+    if args.dry_run or not difference["plan"]["ok"]:
+        return _end_before_applying(difference, screen)
+    if screen.draws:
+        _draw_diff(difference, screen)
+        screen.out.flush()
+    applied: Applied = client.call("apply", {**fleet, "expected_revision": difference["revision"]})
+    return _conclude(applied, args, client, screen)
+
+
+def _end_before_applying(difference: Diff, screen: Screen) -> int:
+    names = [change["worker"] for change in difference["changes"]]
+    screen.listing(difference, difference["changes"], names, lambda: _draw_diff(difference, screen))
+    complain_problems(screen, difference["plan"])
+    return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
+
+
+def waiting_only(parser: ArgumentParser) -> None:
+    """Arguments of ``reload``."""
+    waiting_arguments(parser)
+
+
+def reload(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl reload``: apply the file that the daemon was started with."""
+    return _apply_and_show("reload", {}, args, client, screen)
+
+
+def scale_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``scale``."""
+    parser.add_argument("target", metavar="POOL=N", help="pool and its new number of workers")
+    waiting_arguments(parser)
+
+
+def scale(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl scale``: another number of workers in one pool; those that stay keep their processes."""
+    pool, equals, number = args.target.rpartition("=")
+    if not (pool and equals and number.isascii() and number.isdecimal()):
+        raise Usage(f"{args.target!r} is not POOL=N; give a pool and a whole number, for example decode=3")
+    return _apply_and_show("scale", {"pool": pool, "workers": int(number)}, args, client, screen)
+
+
+def _apply_and_show(op: str, asked: dict[str, object], args: Namespace, client: Client, screen: Screen) -> int:
+    try:
+        applied: Applied = client.call(op, asked)
+    except Refused as refused:
+        planned: Plan | None = refused.details.get("plan")
+        if not planned or not planned.get("problems"):
+            raise
+        if screen.output == "json":
+            screen.document(refused.details)
+        complain_problems(screen, planned)
+        return EXIT_BY_ERROR.get(refused.code, EXIT_REFUSED)
+    if screen.draws:
+        _draw_diff(applied, screen)
+    return _conclude(applied, args, client, screen)
+
+
+def _conclude(applied: Applied, args: Namespace, client: Client, screen: Screen) -> int:
+    """Say what was applied and wait for it."""
+    if screen.draws:
+        screen.line(f"applied as revision {applied['revision']}")
+        screen.out.flush()
+    if applied["operation"] is not None and not args.no_wait:
+        return finish(client, applied["operation"], screen, args.timeout, applied=applied)
+    names = [change["worker"] for change in applied["changes"] if change["action"] != "keep"]
+    screen.listing(applied, applied["changes"], names, lambda: None)
+    return EXIT_OK
+
+
+def import_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``import``."""
+    parser.add_argument("file", metavar="FILE.yaml", help="Dynamo configuration, - for stdin")
+
+
+def import_dynamo(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl import``: print the fleet TOML that equals a Dynamo file; no daemon asked."""
+    del client
+    fleet = read_fleet_file(args.file)
+    from gpuward.config.errors import ConfigError  # with msgspec and PyYAML, which nothing else here needs
+    from gpuward.interop.dynamo import decode_dynamo_yaml
+    from gpuward.interop.fleet_toml import fleet_to_toml
+
+    try:
+        decoded = decode_dynamo_yaml(fleet["text"], file=fleet["name"], directory=fleet["directory"])
+    except ConfigError as error:
+        for problem in error.problems:
+            screen.complain(f"cannot import {args.file}: {problem.message} ({problem.code})")
+        return EXIT_REFUSED
+    for warning in decoded.warnings:
+        screen.complain(f"warning: {warning.message} ({warning.code})")
+    screen.out.write(fleet_to_toml(decoded))
+    return EXIT_OK
+
+
+def _file_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="fleet TOML or Dynamo YAML, - for stdin")
+
+
+COMMANDS = {
+    "plan": Command(plan_arguments, plan),
+    "diff": Command(diff_arguments, diff),
+    "apply": Command(apply_arguments, apply),
+    "reload": Command(waiting_only, reload),
+    "scale": Command(scale_arguments, scale),
+    "import": Command(import_arguments, import_dynamo),
+}

@@ -1,0 +1,205 @@
+"""`gpuctl status`, `gpus` and `why` for eyes: which lines and columns, in which words."""
+
+from __future__ import annotations
+
+from gpuward.ctl.table import Table
+from gpuward.ctl.text import bar, counted, duration, gib, gib_of, gpu_list, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpuward.control.documents import Gpu, LastExit, Run, Status, Why, Worker
+    from gpuward.ctl.screen import Screen
+
+BAR_CELLS = 16
+BAR_DRAWN = "█▒·"
+BAR_ASCII = "#=."
+QUIET_CAUSES = frozenset({"commanded"})
+EVIDENCE_LINES = 3
+
+
+def draw_status(screen: Screen, status: Status, workers: list[Worker]) -> None:
+    """Header, worker table, then in full what is wrong."""
+    if screen.headers:
+        _draw_header(screen, status)
+    if not workers:
+        screen.line("no workers: no fleet is applied; gpuctl apply FILE")
+        return
+    screen.table(workers_table(workers, wide=screen.wide))
+    for worker in workers:
+        _draw_trouble(screen, worker)
+
+
+def workers_table(workers: list[Worker], *, wide: bool) -> Table:
+    """One line per worker; the reason comes last."""
+    extra = ("RUN", "KEEPER", "GOAL", "UUIDS", "NEXT-START") if wide else ()
+    headers = ("NAME", "PHASE", "READY", "GPUS", "MEM", "PID", "PORT", "UP", "RESTARTS", *extra, "REASON")
+    return Table(
+        headers,
+        [(*_worker_cells(worker), *(_extra_cells(worker) if wide else ()), worker["reason"]) for worker in workers],
+        optional=() if wide else ("READY", "PORT", "PID", "RESTARTS", "UP"),
+        right=("MEM", "PID", "PORT", "UP", "RESTARTS", "RUN", "KEEPER"),
+    )
+
+
+def gpus_table(gpus: list[Gpu], *, wide: bool, glyphs: str) -> Table:
+    """One line per GPU: a bar of what is used and claimed, who is on it, who should not be."""
+    extra = ("UUID",) if wide else ()
+    headers = ("GPU", *extra, "NAME", "MEMORY", "USED/TOTAL", "CLAIMED", "HEALTH", "WORKERS", "FOREIGN")
+    rows = [
+        (
+            str(gpu["index"]),
+            *((gpu["uuid"],) if wide else ()),
+            gpu["name"].removeprefix("NVIDIA "),
+            bar(gpu["memory_used_bytes"], gpu["claimed_bytes"], gpu["memory_total_bytes"], BAR_CELLS, glyphs),
+            gib_of(gpu["memory_used_bytes"], gpu["memory_total_bytes"]),
+            gib(gpu["claimed_bytes"]),
+            _health(gpu),
+            ",".join(gpu["workers"]) or "-",
+            _foreign(gpu),
+        )
+        for gpu in gpus
+    ]
+    right = ("GPU", "USED/TOTAL", "CLAIMED")
+    return Table(headers, rows, optional=() if wide else ("NAME", "CLAIMED", "MEMORY"), right=right)
+
+
+def draw_gpus(screen: Screen, status: Status) -> None:
+    """The GPU table, then every reason in full."""
+    if screen.headers:
+        _draw_notices(screen, status)
+    if not status["gpus"]:
+        screen.line("no GPUs are known")
+        return
+    screen.table(gpus_table(status["gpus"], wide=screen.wide, glyphs=_glyphs(screen)))
+    for gpu in status["gpus"]:
+        if gpu["reason"] and gpu["health"] != "ok":
+            screen.sentence(f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+
+
+def draw_why(screen: Screen, why: Why) -> None:
+    """Sentences, then the runs on record."""
+    for sentence in why["sentences"]:
+        screen.sentence(sentence)
+    if not why["runs"]:
+        return
+    screen.line()
+    screen.table(_runs_table(why["runs"]))
+    latest = why["runs"][0]
+    for line in latest.get("evidence", []):
+        screen.sentence(line, indent="  | ", style="dim")
+    if latest.get("hint"):
+        screen.sentence(f"hint: {latest['hint']}", indent="  ")
+
+
+def ending(run: LastExit | Run) -> str:
+    """Return how a run ended: ``code 1``, ``signal 9``."""
+    if run["signal"] is not None:
+        return f"signal {run['signal']}"
+    return f"code {run['code']}" if run["code"] is not None else "unknown"
+
+
+def _draw_header(screen: Screen, status: Status) -> None:
+    daemon, workers = status["daemon"], status["workers"]
+    ready = sum(worker["ready"] for worker in workers)
+    screen.line(
+        f"gpuward {daemon['version']}, pid {daemon['pid']}, up {duration(daemon['uptime_s'])}: "
+        f"{ready} of {counted(len(workers), 'worker')} ready on {counted(len(status['gpus']), 'GPU')}",
+        "bold",
+    )
+    fleet = status.get("fleet")
+    if fleet is not None and fleet["revision"]:
+        screen.sentence(f"fleet revision {fleet['revision']} from {fleet['source'] or 'an unknown file'}", style="dim")
+    _draw_notices(screen, status)
+    screen.line()
+
+
+def _draw_notices(screen: Screen, status: Status) -> None:
+    if status["simulated"]:
+        screen.line("SIMULATED: these GPUs exist only in this daemon", "bold magenta")
+    inventory = status.get("inventory")
+    if inventory is not None and inventory["state"] != "ok":
+        screen.sentence(f"GPU facts are {inventory['state']}: {inventory['reason']}", style="bold yellow")
+    fleet = status.get("fleet")
+    if fleet is not None and fleet["drift"]:
+        screen.sentence(f"DRIFT: {fleet['drift_reason']}; apply the file with gpuctl reload", style="yellow")
+
+
+def _worker_cells(worker: Worker) -> tuple[str, ...]:
+    return (
+        worker["name"],
+        worker["phase"],
+        "yes" if worker["ready"] else "no",
+        gpu_list(worker["gpus"]),
+        _memory(worker),
+        _number(worker["pid"]),
+        _number(worker["port"]),
+        duration(worker["uptime_s"]),
+        str(worker["restarts"]),
+    )
+
+
+def _extra_cells(worker: Worker) -> tuple[str, ...]:
+    return (
+        _number(worker["run"]),
+        _number(worker["keeper_pid"]),
+        worker["goal"],
+        ",".join(worker["gpu_uuids"]) or "-",
+        worker["next_start_at"] or "-",
+    )
+
+
+def _memory(worker: Worker) -> str:
+    memory = worker["memory"]
+    if not memory:
+        return "-"
+    used = [one["used_bytes"] for one in memory if one["used_bytes"] is not None]
+    claims = [one["claim_bytes"] for one in memory if one["claim_bytes"] is not None]
+    return gib_of(sum(used) if len(used) == len(memory) else None, sum(claims) if len(claims) == len(memory) else None)
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _health(gpu: Gpu) -> str:
+    return "stale" if gpu["stale"] and gpu["health"] == "ok" else gpu["health"]
+
+
+def _foreign(gpu: Gpu) -> str:
+    holders = [f"{one['pid']} {one['name']} {gib(one['used_bytes'])} GiB".replace("  ", " ") for one in gpu["foreign"]]
+    return ", ".join(holders) or "-"
+
+
+def _glyphs(screen: Screen) -> str:
+    drawn = screen.is_terminal and (getattr(screen.out, "encoding", None) or "").lower().startswith("utf")
+    return BAR_DRAWN if drawn else BAR_ASCII
+
+
+def _draw_trouble(screen: Screen, worker: Worker) -> None:
+    """Say in full why a wanted worker is not ready, and how its last run ended where that was not asked for."""
+    last = worker["last_exit"]
+    unasked = last is not None and last["cause"] not in QUIET_CAUSES
+    if not worker["ready"] and (worker["goal"] == "up" or unasked) and worker["reason"]:
+        then = f"; next start at {worker['next_start_at']}" if worker["next_start_at"] else ""
+        screen.sentence(f"{worker['name']}: {worker['reason']}{then}", style="yellow")
+    if last is None or not unasked:
+        return
+    screen.sentence(f"{worker['name']}: last exit {last['cause']} ({ending(last)}) at {last['at']}", style="dim")
+    if not worker["ready"]:
+        for line in last["evidence"][:EVIDENCE_LINES]:
+            screen.sentence(line, indent="  | ", style="dim")
+
+
+def _runs_table(runs: list[Run]) -> Table:
+    rows = [
+        (
+            str(run["run"]),
+            run["ended_at"],
+            duration(run.get("ran_s")),
+            run["cause"],
+            ending(run),
+            one_line(run.get("reason", "")),
+        )
+        for run in runs
+    ]
+    return Table(("RUN", "ENDED", "RAN", "CAUSE", "ENDING", "REASON"), rows, optional=("ENDING", "RAN"), right=("RUN",))
