@@ -68,7 +68,6 @@ class Demo:
         self.directory = directory
         self.log = directory / "daemon.log"
         self.socket = directory / "control.sock"
-        # Whatever the daemon starts inherits this, so that afterwards nothing of ours can hide.
         self.environment = {**os.environ, "GPUWARD_SOCKET": str(self.socket)}
         self.daemon: subprocess.Popen[bytes] | None = None
         self.family: list[psutil.Process] = []
@@ -129,7 +128,7 @@ class Demo:
                 raise DemoFailed(f"the daemon ended with exit code {code} while waiting until {what}")
             if time.monotonic() - started > within_s:
                 phases = {name: (worker["phase"], worker["reason"]) for name, worker in workers.items()}
-                raise DemoFailed(f"not within {within_s:.0f} s: {what}; workers: {phases}")
+                raise DemoFailed(f"not within {within_s:g} s: {what}; workers: {phases}")
             time.sleep(POLL_S)
         narrate(f"{what}: after {time.monotonic() - started:.1f} s")
 
@@ -157,20 +156,23 @@ class Demo:
         narrate(f"the daemon has stopped its workers and itself: after {time.monotonic() - started:.1f} s")
 
     def leftovers(self) -> list[int]:
-        """Pids of what ran under the keepers at the stop, and of all whose environment names our socket."""
+        """Pids of what ran under the keepers at the stop, and of all with our directory in arguments or environment."""
         left = {process.pid for process in self.family if process.is_running()}
         for process in psutil.process_iter():
             try:
-                ours = process.environ().get("GPUWARD_SOCKET") == str(self.socket)
+                traces = [*process.cmdline(), *process.environ().values()]
             except psutil.Error:
                 continue  # gone, or somebody else's
-            if ours and process.pid != os.getpid():
+            if any(str(self.directory) in trace for trace in traces) and process.pid != os.getpid():
                 left.add(process.pid)
         return sorted(left)
 
     def clean_up(self) -> None:
         """Whatever happened: no process of ours stays, nor a file."""
         if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.daemon.wait(STOPPED_WITHIN_S)
             self.daemon.kill()
             self.daemon.wait()
         for pid in self.leftovers():
@@ -238,7 +240,7 @@ The daemon (pid {demo.daemon.pid}) runs on. To play, put this into your shell:
 
     gpuctl                          what runs
     gpuctl gpus                     what each GPU holds
-    gpuctl restart {VICTIM}      with a live progress line
+    gpuctl restart {VICTIM}     with a live progress line
     gpuctl stop PrefillWorker       stays down until you say start
     gpuctl scale VllmWorker=5       two more GPUs
     gpuctl logs VllmWorker/0 -f     what it says
