@@ -31,6 +31,7 @@ from gpuward.host.processes import boot_id
 from gpuward.host.records import Records
 from gpuward.host.runs import Runs
 from gpuward.host.sampler import Sampler
+from gpuward.host.unit_job import pending_job
 from gpuward.journal import Journal
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState, Terms
@@ -166,6 +167,7 @@ class Daemon:
         self._log = log
         self._notify = Notify()
         self._stops = 0
+        self._detached = asyncio.Event()
         self._waiting_for_inventory = False
         self._watchdog_at_s = 0.0
         self._status = ""
@@ -199,15 +201,19 @@ class Daemon:
         try:
             await self._begin()
             turning = asyncio.create_task(self._supervisor.run(self._on_turn))
-            await asyncio.wait({serving, turning, failed}, return_when=asyncio.FIRST_COMPLETED)
+            detached = asyncio.create_task(self._detached.wait())
+            watched: set[asyncio.Future[Any]] = {serving, turning, failed, detached}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             for done in (failed, serving, turning):
                 if done.done():
                     done.result()
+            turning.cancel()
+            self._log.info("stopped", reason="the workers go on" if detached.done() else "every worker is down")
+            detached.cancel()
         finally:
             serving.cancel()
             self._supervisor.runner.close()
             self._equipment.sampler.stop()
-        self._log.info("stopped", reason="every worker is down")
 
     def _build(self, server: Server) -> None:
         provider, sim_env = _provider(self._options, self._settings, self._places.runtime / "sim-claims")
@@ -317,6 +323,26 @@ class Daemon:
             self._supervisor.journal.note("hurry", "asked a second time to stop: kills every worker", level="warning")
             self._supervisor.hurry()
             return
+        if self._notify.present:
+            self._asking = asyncio.create_task(self._stop_as_systemd_means_it())
+        else:
+            self._halt()
+
+    async def _stop_as_systemd_means_it(self) -> None:
+        """A restart of the service leaves the workers to the next daemon; a stop stops them."""
+        job = await asyncio.to_thread(pending_job)
+        if job == "restart":
+            self.detach("systemd restarts the service")
+        else:
+            self._halt()
+
+    def detach(self, reason: str) -> None:
+        """End this daemon and leave every worker running for the next one to adopt."""
+        self._supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon")
+        self._notify.stopping(5.0)
+        self._detached.set()
+
+    def _halt(self) -> None:
         self._supervisor.journal.note("daemon-stops", "stops every worker, dependents first")
         self._notify.stopping(self._longest_stop_s())
         self._supervisor.command(policy.halt)
