@@ -1,0 +1,110 @@
+"""The shipped unit, users and directories under a real systemd: who survives what, and who may do what.
+
+Needs root and the wrapper `with-systemd`, which boots a private systemd in namespaces of its own (shared/tools).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WRAPPER = ROOT.parent / "shared/tools/with-systemd"
+NO_BOOT = 125
+
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.root,
+    pytest.mark.e2e,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not WRAPPER.exists(), reason="shared/tools/with-systemd is not there"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a private systemd"),
+    pytest.mark.skipif(not shutil.which("systemctl"), reason="systemd is not installed (Debian: systemd dbus)"),
+]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One boot, one daemon's day, what was seen of it: by whichever test process comes first, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (folder / "day.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = folder / "day.json"
+        if not record.exists():
+            record.write_text(live_one_day())
+    seen: dict[str, Any] = json.loads(record.read_text())
+    print(*seen["journal"]["tail"], sep="\n")
+    return seen
+
+
+def live_one_day() -> str:
+    script = Path(__file__).with_name("life_under_systemd.py")
+    environment = {**os.environ, "WS_BIND": str(ROOT), "WS_TIMEOUT": "150"}
+    ended = subprocess.run(
+        [WRAPPER, sys.executable, script],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    if ended.returncode == NO_BOOT:
+        pytest.skip(f"no private systemd here: {ended.stderr.strip()}")
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_unit_becomes_active_and_says_what_it_does(seen) -> None:
+    assert (seen["start"]["rc"], seen["start"]["active"]) == (0, "active"), seen["start"]["stderr"]
+    assert seen["start"]["status_text"]
+    assert len(seen["start"]["workers"]) == 2
+
+
+def test_the_daemon_runs_as_its_own_user(seen) -> None:
+    assert seen["start"]["user"] == "gpuward"
+
+
+def test_a_worker_does_not_inherit_what_systemd_told_the_daemon(seen) -> None:
+    systemd_talk = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "JOURNAL_STREAM"}
+
+    assert systemd_talk.isdisjoint(seen["start"]["worker_environment"])
+    assert {"TMPDIR", "XDG_CACHE_HOME"} <= set(seen["start"]["worker_environment"])
+
+
+def test_the_socket_and_its_directory_belong_to_the_operators(seen) -> None:
+    assert seen["start"]["run"] == "gpuward:gpuctl 750"
+    assert seen["start"]["socket"].startswith("gpuward:gpuctl ")
+
+
+def test_a_member_of_gpuctl_may_restart_a_worker_and_a_passer_by_may_not_stop_one(seen) -> None:
+    unreachable, not_permitted = 5, 7
+
+    assert seen["start"]["operator"] == 0
+    assert seen["start"]["passer_by"] in (unreachable, not_permitted)
+
+
+@pytest.mark.parametrize("disturbance", ["reload", "restart", "crash", "watchdog"])
+def test_every_worker_survives(seen, disturbance: str) -> None:
+    day = seen[disturbance]
+
+    assert day["settled"]
+    assert len(day["before"]) == 2
+    assert day["after"] == day["before"]
+
+
+@pytest.mark.parametrize("disturbance", ["reload", "restart", "crash", "watchdog"])
+def test_operators_still_reach_the_socket_after(seen, disturbance: str) -> None:
+    assert seen[disturbance]["operator"] == 0
+
+
+def test_a_stop_leaves_no_process_of_the_user(seen) -> None:
+    assert (seen["stop"]["rc"], seen["stop"]["result"], seen["stop"]["left"]) == (0, "success", [])
+
+
+def test_a_bad_host_file_fails_the_unit_once_without_a_restart_loop(seen) -> None:
+    assert seen["bad_host_file"] == {"active": "failed", "code": "78", "restarts": "0"}
