@@ -70,6 +70,15 @@ def test_the_seed_with_two_gpus_each_goes_around_the_offset_and_says_that_it_spl
     assert "GPU 2 stays free" in plan.warnings[0].message
 
 
+def test_an_offset_that_pushed_nobody_away_is_no_reason_for_a_warning() -> None:
+    plan = place(
+        [a_pool("a", workers=2), a_pool("b", first_gpu=3), a_pool("c", gpus=(6, 7), gpus_per_worker=2)], a_host(8)
+    )
+
+    assert sets(plan)["b/0"] == (3,)
+    assert plan.warnings == ()
+
+
 def test_the_seed_with_three_gpus_each_is_refused_twice_with_both_sums() -> None:
     plan = place(the_seed(3), a_host(8))
 
@@ -231,7 +240,7 @@ def test_sharing_workers_on_one_named_gpu_are_refused_when_their_claims_exceed_i
 
 
 def test_claims_that_add_up_to_exactly_one_fit_whatever_binary_fractions_make_of_them() -> None:
-    claims = {"a": 0.7, "b": 0.2, "c": 0.1}
+    claims = {"a": 0.34, "b": 0.56, "c": 0.1}
     pools = [a_pool(name, share=True, gpus=(0,), gpu_memory_utilization=claim) for name, claim in claims.items()]
 
     plan = place(pools, a_host(1))
@@ -303,6 +312,14 @@ def test_workers_keep_what_they_have_when_another_pool_comes_before_them() -> No
     plan = place([a_pool("a", workers=2), a_pool("b", workers=2)], a_host(4), current=current)
 
     assert sets(plan) == {"a/0": (2,), "a/1": (3,), "b/0": (0,), "b/1": (1,)}
+
+
+def test_a_sharing_worker_keeps_its_gpu_among_those_that_its_pool_names() -> None:
+    pool = a_pool("a", share=True, gpus=(0, 1), gpu_memory_utilization=0.4)
+
+    plan = place([pool], a_host(4), current={"a/0": ("GPU-1",)})
+
+    assert sets(plan) == {"a/0": (1,)}
 
 
 def test_a_worker_moves_when_its_gpu_is_named_by_another_excluded_lost_or_of_the_wrong_number() -> None:
