@@ -36,6 +36,7 @@ from gpuward.journal import Journal
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState, Terms
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.ports import PortsExhausted
 from gpuward.policy.resume import resumed
 from gpuward.policy.worker import Phase
 from gpuward.supervisor import Supervisor
@@ -302,7 +303,10 @@ class Daemon:
         except (OSError, ValueError) as error:
             raise CannotRun(f"cannot read {path}: {error}", permanent=True) from None
         if proposal.plan.ok:
-            self._fleets.apply(proposal)
+            try:
+                self._fleets.apply(proposal)
+            except (OSError, PortsExhausted) as error:
+                raise CannotRun(f"cannot apply {path}: {error}", permanent=False) from None
         elif any(problem.code == "inventory-unavailable" for problem in proposal.plan.problems):
             self._waiting_for_inventory = True
             reason = f"{path} waits for the GPU inventory: {proposal.plan.problems[0].message}"

@@ -18,13 +18,14 @@ from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.config.host import HostSettings
 from gpuward.engines.build import http_port
+from gpuward.host.ports import listening
 from gpuward.host.records import VERSION, Records, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Applied, Ports, apply
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
-from gpuward.policy.ports import assign
+from gpuward.policy.ports import assign, explicit_ports, problems
 from gpuward.policy.reload import Change, compare
 from gpuward.supervisor import Supervisor
 
@@ -102,10 +103,14 @@ class Fleets:
         return self._planned(source, structs.replace(self.stored.fleet, pools=pools))
 
     def apply(self, proposal: Proposal) -> int:
-        """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched."""
+        """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
+
+        OSError where it cannot be saved, PortsExhausted where others listen on too many ports: nothing has changed then.
+        """
         assert proposal.fleet is not None
         assert proposal.plan.ok
         fleet, plan, changes = proposal.fleet, proposal.plan, proposal.changes
+        ports = self._ports(fleet)
         digest = proposal.source.digest if proposal.source.text else (self.stored.digest if self.stored else "")
         stored = StoredFleet(
             version=VERSION,
@@ -120,9 +125,7 @@ class Fleets:
         self._supervisor.journal.note(
             "fleet-applied", f"revision {stored.revision} of {stored.source}: {summary(changes)}"
         )
-        self._supervisor.command(
-            lambda state, now_s: apply(state, Applied(fleet, plan, changes, self._ports(fleet)), now_s)
-        )
+        self._supervisor.command(lambda state, now_s: apply(state, Applied(fleet, plan, changes, ports), now_s))
         self.look_for_drift()
         return stored.revision
 
@@ -182,14 +185,17 @@ class Fleets:
             claims_per_gpu=self._settings.limits.claims_per_gpu,
             current={name: uuids for name, uuids in devices.items() if uuids},
         )
-        return replace(plan, warnings=(*fleet.warnings, *plan.warnings))
+        plan = replace(plan, warnings=(*fleet.warnings, *plan.warnings))
+        trouble = problems(fleet.pools, self._settings.ports)
+        return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
 
     def _ports(self, fleet: Fleet) -> dict[str, Ports]:
         """Ports of each worker; those that have a block keep it."""
         workers = self._supervisor.state.workers
         names = [name for pool in fleet.pools for name in pool.worker_names]
         current = {name: worker.port_block for name, worker in workers.items() if worker.port_block is not None}
-        blocks = assign(names, self._settings.ports, current, ())
+        busy = {*explicit_ports(fleet.pools).values(), *(socket.port for socket in listening())}
+        blocks = assign(names, self._settings.ports, current, busy)
         ports = {}
         for pool in fleet.pools:
             for index, name in enumerate(pool.worker_names):

@@ -88,7 +88,7 @@ class Supervisor:
         self._peaks: dict[str, dict[str, int]] = {}
         self._equipment = equipment
         self._journal = journal
-        reports = Reports(submit=self.submit, ended=self._run_ended, worker=self._worker)
+        reports = Reports(submit=self.submit, ended=self._run_ended, worker=self._worker, port_blocks=self._port_blocks)
         self._runner = Runner(equipment, reports)
         self._inbox: list[tuple[str, Event]] = []
         self._wake = asyncio.Event()
@@ -151,6 +151,10 @@ class Supervisor:
 
     def _worker(self, name: str) -> Worker | None:
         return self.state.workers.get(name)
+
+    def _port_blocks(self) -> dict[str, int]:
+        workers = self.state.workers.values()
+        return {worker.name: worker.port_block for worker in workers if worker.port_block is not None}
 
     def _all_down(self) -> bool:
         return not any(worker.alive for worker in self.state.workers.values())

@@ -18,6 +18,7 @@ from gpuward.fleets import Fleets, FleetText, Proposal, read_fleet_file
 from gpuward.host import logs
 from gpuward.policy import fleet as policy
 from gpuward.policy.operations import Target, Verb
+from gpuward.policy.ports import PortsExhausted
 from gpuward.policy.worker import ALIVE, Event, Goal, Phase, RestartAsked, StartAsked, StopAsked, Worker
 from gpuward.supervisor import Supervisor
 
@@ -128,6 +129,8 @@ class Commands:
             document["revision"] = self._fleets.apply(proposal)
         except OSError as error:
             raise Refusal("failed", f"nothing was applied: the fleet cannot be saved: {error.strerror}") from None
+        except PortsExhausted as error:
+            raise Refusal("refused", f"nothing was applied: {error}") from None
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
         document["operation"] = self._supervisor.operations.begin(verb, targets).id if targets else None
         self._supervisor.operations.look(self._supervisor.state)

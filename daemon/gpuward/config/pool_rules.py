@@ -49,7 +49,9 @@ RESTART_RULES: Final[Mapping[str, Rule]] = {
 _READY_KEYS: Final = ("ready-url", "ready-log", "ready-after-s")
 _PLACEHOLDERS: Final = frozenset({"port", "gpus", "worker", "index"})
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[a-z]*)\}|[{}]")
-_OWN_VARIABLES: Final = re.compile(r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|GPUWARD_.*")
+_OWN_VARIABLES: Final = re.compile(
+    r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|GPUWARD_(?!SIM_).*|GPUWARD_SIM_(CLAIMS|GPUS)"
+)
 _FLAGS_WITH_KEYS: Final[Mapping[str, str]] = {
     "--port": "port",
     "--gpu-memory-utilization": "gpu-memory-utilization",
@@ -125,8 +127,9 @@ def _engine_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Re
                 "bad-value",
                 'command: engine "command" needs it; write command = ["/path/to/program", "--port", "{port}"]',
             )
-        for word in (*pool.command, *pool.extra_args):
-            yield from _placeholder_problems("command", word, section)
+        for key, words in (("command", pool.command), ("extra-args", pool.extra_args)):
+            for word in words:
+                yield from _placeholder_problems(key, word, section)
         return
     if "command" in stated:
         yield section.bad_value("command", list(pool.command), f'only engine "command" has it, this is "{pool.engine}"')

@@ -9,7 +9,7 @@ import sys
 from gpuward.control import protocol
 from gpuward.control.client import Client, Refused, Unreachable
 from gpuward.ctl.arguments import Command, common_arguments
-from gpuward.ctl.screen import Screen, standard_screen
+from gpuward.ctl.screen import NARROW_DEFAULT, Screen, standard_screen, terminal_width
 from gpuward.ctl.trouble import Trouble, Usage
 
 VERBS = {
@@ -116,13 +116,20 @@ def command_of(verb: str) -> Command:
     return COMMANDS[verb]
 
 
+class HelpLines(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal; told to argparse, which would import shutil (4 ms) for it, help or not."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(terminal_width(sys.stdout) or NARROW_DEFAULT) - 2)
+
+
 def verb_parser(verb: str, command: Command) -> argparse.ArgumentParser:
     """Return the parser of one verb, which takes the common arguments before and after it."""
     parser = argparse.ArgumentParser(
         prog=f"gpuctl {verb}",
         description=VERBS[verb],
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpLines,
         allow_abbrev=False,
     )
     common_arguments(parser)
@@ -136,7 +143,7 @@ def full_parser() -> argparse.ArgumentParser:
         prog="gpuctl",
         description="Asks and commands the gpuward daemon. With no command: status.",
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpLines,
         allow_abbrev=False,
     )
     common_arguments(parser)

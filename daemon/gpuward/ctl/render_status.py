@@ -74,6 +74,8 @@ def draw_gpus(screen: Screen, status: Status) -> None:
     for gpu in status["gpus"]:
         if gpu["reason"] and gpu["health"] != "ok":
             screen.sentence(f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+        if gpu["foreign"]:
+            screen.sentence(f"GPU {gpu['index']}: held by processes that are not ours: {_foreign(gpu)}", style="yellow")
 
 
 def draw_why(screen: Screen, why: Why) -> None:

@@ -34,7 +34,7 @@ class Screen:
         self.out = out
         self.err = err
         self.is_terminal = out.isatty()
-        self.width = _width(out, is_terminal=self.is_terminal)
+        self.width = terminal_width(out)
         colored = color == "always" or (color == "auto" and self.is_terminal and not os.environ.get("NO_COLOR"))
         self._terminal: Terminal | None = None
         if self.draws and colored:
@@ -123,12 +123,12 @@ def standard_screen(*, output: str = "table", color: str = "auto", headers: bool
     return Screen(output=output, color=color, headers=headers, out=sys.stdout, err=sys.stderr)
 
 
-def _width(out: TextIO, *, is_terminal: bool) -> int | None:
+def terminal_width(out: TextIO) -> int | None:
     """Return $COLUMNS, else the terminal's width; None for a pipe: what reads it wants everything."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
-    if not is_terminal:
+    if not out.isatty():
         return None
     try:
         return os.get_terminal_size(out.fileno()).columns or NARROW_DEFAULT

@@ -80,7 +80,10 @@ def padded(table: Table) -> list[tuple[str, ...]]:
 def lines(table: Table, *, width: int | None, headers: bool) -> list[str]:
     """Return the table as plain lines."""
     rows = padded(fitted(table, width))
-    return [GAP.join(row).rstrip() for row in (rows if headers else rows[1:])]
+    return [
+        shortened(line, len(line) if width is None else width)
+        for line in (GAP.join(row).rstrip() for row in (rows if headers else rows[1:]))
+    ]
 
 
 def _least_width(table: Table) -> int:

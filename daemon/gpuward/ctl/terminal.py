@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gpuward.ctl.table import GAP, Table, fitted, padded
+from gpuward.ctl.text import shortened
 
 STYLES = {
     "PHASE": {
@@ -44,14 +45,17 @@ class Terminal:
         narrow = fitted(table, width)
         head, *rows = padded(narrow)
         if headers:
-            self.line(GAP.join(head).rstrip(), "bold dim")
+            line = GAP.join(head).rstrip()
+            self.line(shortened(line, len(line) if width is None else width), "bold dim")
         for row in rows:
-            self._row(narrow.headers, row)
+            self._row(narrow.headers, row, width)
 
-    def _row(self, headers: tuple[str, ...], row: tuple[str, ...]) -> None:
+    def _row(self, headers: tuple[str, ...], row: tuple[str, ...], width: int | None) -> None:
         text = Text()
         for at, (header, cell) in enumerate(zip(headers, row, strict=True)):
             style = STYLES.get(header, {}).get(cell.strip(), _BY_COLUMN.get(header, ""))
             text.append(GAP if at else "").append(cell, style=style)
         text.rstrip()
+        if width is not None:
+            text.truncate(width, overflow="ellipsis")
         self._console.print(text, no_wrap=True, overflow="ignore", crop=False)

@@ -26,6 +26,8 @@ With NOTIFY_SOCKET a worker could tell systemd that the daemon is ready. A Kuber
 """
 
 WITHHELD_PREFIXES = ("GPUWARD_", "LISTEN_", "WATCHDOG_")
+HANDED_ON_PREFIX = "GPUWARD_SIM_"
+"""Settings of simulated workers are for every worker that the daemon starts, or for one pool in its ``env``."""
 
 REFUSED = {
     "CUDA_VISIBLE_DEVICES": "gpuward sets it from the device set; use the keys 'gpus' or 'first-gpu'",
@@ -85,4 +87,4 @@ def prepend_path(env: Mapping[str, str], directory: str) -> dict[str, str]:
 
 
 def _withheld(key: str) -> bool:
-    return key in WITHHELD or key.startswith(WITHHELD_PREFIXES)
+    return key in WITHHELD or (key.startswith(WITHHELD_PREFIXES) and not key.startswith(HANDED_ON_PREFIX))

@@ -129,16 +129,18 @@ class Log:
 
     def write(self, chunk: bytes) -> None:
         """Append a chunk, or count what could not be written."""
-        if self.written >= self.max_bytes:
-            self.rotate()
-        if self.fd < 0:
-            self.open()
-        try:
-            written = os.write(self.fd, chunk)
-        except OSError:
-            written = 0
-        self.written += written
-        self.lost_bytes += len(chunk) - written
+        while chunk:
+            if self.written >= self.max_bytes:
+                self.rotate()
+            if self.fd < 0:
+                self.open()
+            try:
+                written = os.write(self.fd, chunk[: max(1, self.max_bytes - self.written)])
+            except OSError:
+                self.lost_bytes += len(chunk)
+                return
+            self.written += written
+            chunk = chunk[written:]
 
     def rotate(self) -> None:
         """Move the full file aside (the one moved before goes) and begin a new one."""

@@ -107,14 +107,15 @@ class _Placing:
 
     def _seat(self, pool: Pool, named: Named) -> None:
         seats = [self.board.seats[gpu.uuid] for gpu in named.gpus]
+        anyone = _claimant(pool, pool.name)
+        rivals = [(seat, rival) for seat in seats if (rival := seat.rival(anyone)) is not None]
+        if rivals and pool.workers:
+            self.problems.append(gpu_conflict(pool, named, rivals))
+            return
         sharing_list = pool.share and bool(pool.gpus)
         for position, name in enumerate(pool.worker_names):
             claimant = _claimant(pool, name)
             own = seats if sharing_list else seats[position * claimant.count : (position + 1) * claimant.count]
-            rivals = [(seat, rival) for seat in own if (rival := seat.rival(claimant)) is not None]
-            if rivals:
-                self.problems.append(gpu_conflict(pool, named, rivals))
-                return
             kept = [seat for seat in self._kept(claimant) if seat in own]
             roomy = [seat for seat in own if self.board.has_room(seat, claimant)][: claimant.count]
             if len(roomy) < claimant.count:

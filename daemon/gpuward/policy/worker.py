@@ -22,6 +22,12 @@ from gpuward.policy.restart import GiveUp, after_failure
 DRAIN_LIMIT_S = 300.0
 """A worker that waits for its dependents to stop goes ahead after this long."""
 
+REFUSED_PAUSE_S = 1.0
+"""A start that was refused is tried again after this."""
+
+MOVED_PAUSE_S = 0.05
+"""A worker that moves to other ports tries again after this."""
+
 KILL_WAIT_S = 10.0
 """After SIGKILL of the tree: how long until the keeper itself is killed and the rest hunted by marker."""
 
@@ -149,10 +155,14 @@ class ProbeMissed:
 
 @dataclass(frozen=True, slots=True)
 class StartRefused:
-    """The run was not started because of a condition that may pass (a taken port, a held lease)."""
+    """The run was not started because of a condition that may pass (a held lease, a taken port).
+
+    ``ports`` is another block and the port in it, where the worker may move there; it then tries again at once.
+    """
 
     run: int
     reason: str
+    ports: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,8 +286,8 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
         case ProbeMissed(run=run, reason=reason):
             current = worker.phase is Phase.STARTING and worker.run == run
             return (replace(worker, reason=reason) if current else worker), ()
-        case StartRefused(run=run, reason=reason):
-            return _start_refused(worker, run, reason, now_s)
+        case StartRefused():
+            return _start_refused(worker, event, now_s)
         case RunEnded():
             return _run_ended(worker, event, pool, now_s)
         case DeadlinePassed():
@@ -322,13 +332,15 @@ def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
     return enter(replace(worker, ready_since_s=now_s), Phase.READY, f"ready after {took_s:.1f} s", now_s), ()
 
 
-def _start_refused(worker: Worker, run: int, reason: str, now_s: float) -> Step:
-    if worker.run != run or not worker.alive:
+def _start_refused(worker: Worker, event: StartRefused, now_s: float) -> Step:
+    if worker.run != event.run or not worker.alive:
         return worker, ()
     if worker.phase is not Phase.STARTING:
         return enter(replace(worker, then=None), Phase.STOPPED, worker.reason, now_s), ()
-    blocked = enter(worker, Phase.BLOCKED, reason, now_s)
-    return replace(blocked, not_before_s=now_s + 1.0), ()
+    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s)
+    if event.ports is None:
+        return replace(blocked, not_before_s=now_s + REFUSED_PAUSE_S), ()
+    return replace(blocked, port_block=event.ports[0], port=event.ports[1], not_before_s=now_s + MOVED_PAUSE_S), ()
 
 
 def _run_ended(worker: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from gpuward.engines.build import launch
 from gpuward.engines.launch import CannotLaunch, Devices, Launch, Readiness
 from gpuward.equipment import Equipment
 from gpuward.host.live import LiveRun
-from gpuward.host.ports import listener
+from gpuward.host.ports import listener, listening
 from gpuward.host.processes import Identity
 from gpuward.host.runs import RunSpec, StillRunning
+from gpuward.policy.ports import PortsExhausted, assign
 from gpuward.policy.worker import BecameReady, Event, Goal, ProbeMissed, StartRefused, Worker
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
@@ -47,6 +48,7 @@ class Reports:
     submit: Callable[[str, Event], None]
     ended: Callable[[Findings], None]
     worker: Callable[[str], Worker | None]
+    port_blocks: Callable[[], Mapping[str, int]]
 
 
 class Runner:
@@ -65,9 +67,9 @@ class Runner:
         except CannotLaunch as error:
             self._reports.ended(never_started(worker.name, worker.run, str(error)))
             return
-        refused = _port_taken(worker.port) or self._spawn(worker, pool, plan)
-        if refused:
-            self._reports.submit(worker.name, StartRefused(worker.run, refused))
+        refused = self._port_taken(worker, pool) or self._spawn(worker, pool, plan)
+        if refused is not None:
+            self._reports.submit(worker.name, refused)
 
     def adopt(self, worker: Worker, pool: Pool) -> None:
         """Take over the run that an earlier daemon left, or learn how it ended."""
@@ -116,17 +118,34 @@ class Runner:
         ports = range(first, first + settings.per_worker)
         return launch(pool, worker.name, worker.index, devices, ports, self._equipment.context)
 
-    def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> str:
+    def _port_taken(self, worker: Worker, pool: Pool) -> StartRefused | None:
+        """Where somebody listens on its port, a worker waits for the port that its pool names, or takes other ports."""
+        holder = listener(worker.port) if worker.port is not None else None
+        if holder is None:
+            return None
+        whose = f"port {worker.port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
+        if pool.port is not None:
+            return StartRefused(worker.run, f"waits for {whose}")
+        blocks = self._reports.port_blocks()
+        others = {name: block for name, block in blocks.items() if name != worker.name}
+        busy = {socket.port for socket in listening()}
+        try:
+            block = assign(blocks, self._equipment.settings.ports, others, busy)[worker.name]
+        except PortsExhausted as error:
+            return StartRefused(worker.run, f"waits for {whose}; {error}")
+        return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block))
+
+    def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> StartRefused | None:
         spec = self._spec(worker, pool, plan)
         try:
             spawned = self._equipment.runs.start(spec)
         except StillRunning as error:
-            return f"waits for its earlier run to be gone: {error}"
+            return StartRefused(worker.run, f"waits for its earlier run to be gone: {error}")
         except OSError as error:
-            return f"cannot start a keeper: {error.strerror}; tries again"
+            return StartRefused(worker.run, f"cannot start a keeper: {error.strerror}; tries again")
         self._hold(worker, plan.readiness).live.follow(spawned)
         self._prune_logs(worker)
-        return ""
+        return None
 
     def _marker(self, worker: Worker) -> str:
         return f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
@@ -269,11 +288,3 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             asyncio.get_running_loop().call_exception_handler({"message": "a run's task failed", "exception": error})
-
-
-def _port_taken(port: int | None) -> str:
-    """Say who listens on the port that a worker is to serve on; empty where nobody does."""
-    holder = listener(port) if port is not None else None
-    if holder is None:
-        return ""
-    return f"waits for port {port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
