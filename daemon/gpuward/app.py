@@ -277,6 +277,7 @@ class Daemon:
             journal.note("set-aside", f"{broken.path}: {broken.reason}", level="warning")
         if self._fleets.stored is None or not self._supervisor.state.workers:
             self._apply_first()
+        self._commands.open = True
         self._notify.ready(self._status_line())
 
     def _resume(self) -> None:

@@ -72,11 +72,11 @@ class DaemonUnderTest:
     def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
+        """Whether the daemon answers and has done with what it does first."""
         try:
-            self.call("ping")
+            return bool(self.call("ping")["open"])
         except Unreachable:
             return False
-        return True
 
     def call(self, op: str, args: dict[str, Any] | None = None) -> Any:
         if self._client is None:
@@ -95,8 +95,8 @@ class DaemonUnderTest:
 
         def satisfied() -> bool:
             nonlocal last
-            last = self.worker(name)
-            return condition(last)
+            last = self.workers().get(name, {})
+            return bool(last) and condition(last)
 
         try:
             eventually(satisfied, within_s=within_s, every_s=0.05)

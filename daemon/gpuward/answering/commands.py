@@ -34,6 +34,8 @@ class Commands:
         self._supervisor = supervisor
         self._fleets = fleets
         self._views = views
+        self.open = False
+        """Whether commands are taken; before, the daemon is still looking at what an earlier one left."""
 
     async def dispatch(self, request: ask.Request, peer: Peer) -> Document:
         """Answer one request, or raise Refusal."""
@@ -66,13 +68,15 @@ class Commands:
         if op == "reload":
             return self.reload()
         pong = {"pong": True, "pid": os.getpid(), "version": __version__, "protocol": PROTOCOL_VERSION}
-        return {**pong, "epoch": self._supervisor.journal.epoch}
+        return {**pong, "epoch": self._supervisor.journal.epoch, "open": self.open}
 
     def _authorise(self, request: ask.Request, peer: Peer) -> None:
         if peer.role < Role.OPERATOR:
             who = f"user {peer.uid}" if peer.uid is not None else "a user that the kernel did not name"
             group = self._equipment.settings.control.group
             raise Refusal("not-permitted", f"cannot {request.op} for {who}: only members of the group {group} may")
+        if not self.open:
+            raise Refusal("busy", f"cannot {request.op} yet: the daemon is still taking over what runs; try again")
         self._supervisor.journal.log.info("command", op=request.op, uid=peer.uid, pid=peer.pid)
 
     def _worker(self, name: str) -> Worker:

@@ -13,7 +13,7 @@ life.
 
 Operations (args -> result); ``targets`` are worker or pool names:
 
-- ``ping`` {} -> {"pong": true, "pid", "version", "protocol", "epoch"}
+- ``ping`` {} -> {"pong": true, "pid", "version", "protocol", "epoch", "open": whether it takes commands yet}
 - ``status`` {} -> the document of `gpuctl status -o json` (with fleet, see `supervisor`)
 - ``plan`` {FILE} -> the document of `gpuctl plan -o json`
 - ``diff`` {FILE} -> {"schema_version", "revision", "plan": PLAN, "changes": [CHANGE]}
