@@ -321,6 +321,13 @@ def test_all_problems_of_all_pools_are_told_at_once() -> None:
     assert len(str(error).splitlines()) == 4
 
 
+def test_control_characters_of_a_file_do_not_reach_the_terminal() -> None:
+    error = refused('[pool."\\u001b[2J"]\n"\\u0085" = "\\u001b]0;x\\u0007"')
+
+    assert "\x1b" not in str(error)
+    assert str(error).isprintable()
+
+
 def test_a_key_that_is_wrong_is_not_reported_missing_as_well() -> None:
     assert "must be text" in only(refused("[pool.a]\nmodel = 5")).message
 

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import structs
 
+from gpuward.config.errors import one_line
 from gpuward.config.fleet import Remark
 from gpuward.config.rules import Rule
 
@@ -40,7 +41,7 @@ class Section:
 
     def remark(self, code: str, sentence: str) -> Remark:
         """A remark about this section, that names it."""
-        return Remark(code=code, pool=self.pool, message=f"{self.label}: {sentence}")
+        return Remark(code=code, pool=self.pool, message=one_line(f"{self.label}: {sentence}"))
 
     def bad_value(self, key: str, value: object, must: str) -> Remark:
         """A remark about one value; ``must`` goes on from ``KEY = VALUE:`` and gives the way out."""

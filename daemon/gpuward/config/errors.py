@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from gpuward.config.fleet import Remark
 
 
+def one_line(text: str) -> str:
+    """Text of a stranger's file for a sentence: line ends and control characters (terminals obey them) escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class ConfigError(Exception):
     """A file was refused; nothing of it applies.
 

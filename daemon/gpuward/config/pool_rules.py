@@ -136,9 +136,9 @@ def _engine_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Re
     if pool.engine == "vllm" and "model" not in stated:
         yield section.remark("bad-value", 'model: engine "vllm" needs it; write model = "DIRECTORY" or "org/name"')
     for word in pool.extra_args:
-        key = _FLAGS_WITH_KEYS.get(word.partition("=")[0])
-        if key is not None:
-            yield section.bad_value("extra-args", list(pool.extra_args), f"{word} has a key of its own; set {key}")
+        own_key = _FLAGS_WITH_KEYS.get(word.partition("=")[0])
+        if own_key is not None:
+            yield section.bad_value("extra-args", list(pool.extra_args), f"{word} has a key of its own; set {own_key}")
 
 
 def _gpu_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Remark]:

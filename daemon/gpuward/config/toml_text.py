@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from gpuward.config.errors import ConfigError
+from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Remark
 
 
@@ -27,4 +27,4 @@ def _syntax_problem(text: str, complaint: str) -> Remark:
     code = "duplicate-name" if re.match(r"Cannot (declare|overwrite|mutate)", complaint) else "bad-syntax"
     what = "given twice" if code == "duplicate-name" else "not TOML"
     where = f", the line is {line[:80]!r}" if line else ""
-    return Remark(code=code, pool=None, message=f"{what}: {complaint}{where}")
+    return Remark(code=code, pool=None, message=one_line(f"{what}: {complaint}{where}"))

@@ -10,7 +10,7 @@ import os.path
 from collections.abc import Mapping
 
 from gpuward.config.decode import Section
-from gpuward.config.errors import ConfigError
+from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Fleet, Remark
 from gpuward.config.model_path import PathExists
 from gpuward.config.pools import Surroundings, decode_pools
@@ -77,7 +77,7 @@ def _served_model(services: list[Service]) -> str | None:
 def _no_worker(services: list[Service]) -> Remark:
     names = ", ".join(service.name for service in services) or "none"
     message = f"no service of this file runs an engine on GPUs (services: {names}); there is nothing to place"
-    return Remark(code="bad-value", pool=None, message=message)
+    return Remark(code="bad-value", pool=None, message=one_line(message))
 
 
 def _shared_in_dynamo(workers: list[Service]) -> list[Remark]:

@@ -43,7 +43,7 @@ class Service:
     @property
     def is_worker(self) -> bool:
         """Whether it runs on GPUs: it asks for some, or it is called a worker and configures an engine."""
-        if self.gpu not in {None, 0, "0"}:
+        if self.gpu not in (None, 0, "0"):
             return True
         return "worker" in self.name.lower() and bool(self.keys.keys() & ENGINE_MARKS)
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import yaml
 
-from gpuward.config.errors import ConfigError
+from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Remark
 
 MAX_CHARACTERS = 256 * 1024
@@ -118,7 +118,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _refuse(file: str, code: str, message: str) -> NoReturn:
-    raise ConfigError(file, [Remark(code=code, pool=None, message=message)])
+    raise ConfigError(file, [Remark(code=code, pool=None, message=one_line(message))])
 
 
 def _one_line(error: yaml.YAMLError) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpuward.config.errors import one_line
 from gpuward.config.fleet import Pool, Remark
 from gpuward.policy.inventory import Gpu, Snapshot
 
@@ -75,7 +76,7 @@ def named_gpus(pool: Pool, host: Host) -> Named:
 
 def problem(code: str, pool: Pool, sentence: str) -> Remark:
     """A remark about one pool, that names it."""
-    return Remark(code=code, pool=pool.name, message=f"pool '{pool.name}': {sentence}")
+    return Remark(code=code, pool=pool.name, message=one_line(f"pool '{pool.name}': {sentence}"))
 
 
 def listed(indices: Sequence[int]) -> str:
