@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from gpuward.control.client import Client, Unreachable
+from gpuward.control.feed import Feed, Lost
+
+
+@pytest.fixture
+def client(daemon: Any) -> Iterator[Client]:
+    with Client(daemon.socket, timeout_s=5) as made:
+        yield made
+
+
+class Journal:
+    """The events that the daemon still has; answers op ``events`` as the protocol says."""
+
+    def __init__(self, documents: Any, last: int) -> None:
+        self.documents = documents
+        self.epoch, self.first, self.last = 7, 1, last
+
+    def answer(self, args: dict[str, Any]) -> dict[str, Any]:
+        since = args["since"]
+        seqs = range(max(self.first, since or self.first), self.last + 1)
+        chosen = seqs[-args["limit"] :] if since is None else seqs[: args["limit"]]
+        page: dict[str, Any] = self.documents.page(*chosen, first=self.first, following=self.last + 1, epoch=self.epoch)
+        return page
+
+
+@pytest.fixture
+def journal(daemon: Any, documents: Any) -> Journal:
+    scripted = Journal(documents, last=3)
+    daemon.ops["events"] = scripted.answer
+    return scripted
+
+
+def never(gone: Unreachable) -> None:
+    raise gone
+
+
+def seqs_of(feed: Any, count: int) -> list[Any]:
+    return [one.reason if isinstance(one, Lost) else one["seq"] for one in islice(feed, count)]
+
+
+def test_events_lists_the_last_ones(gpuctl: Any, journal: Journal) -> None:
+    code, out, _ = gpuctl("events", "-n", "2")
+
+    assert code == 0
+    assert out.splitlines() == [
+        "AT                    KIND          ABOUT     REASON",
+        "2026-01-02T03:04:05Z  worker-ready  decode/0  reason 2",
+        "2026-01-02T03:04:05Z  worker-ready  decode/0  reason 3",
+    ]
+
+
+def test_events_for_machines(gpuctl: Any, journal: Journal) -> None:
+    document = json.loads(gpuctl("events", "-o", "json")[1])
+    lines = [json.loads(line) for line in gpuctl("events", "-o", "jsonl")[1].splitlines()]
+
+    assert document["schema_version"] == 1
+    assert [event["seq"] for event in document["events"]] == [1, 2, 3]
+    assert [(line["schema_version"], line["seq"]) for line in lines] == [(1, 1), (1, 2), (1, 3)]
+    assert gpuctl("events", "-o", "name")[1] == "7.1\n7.2\n7.3\n"
+
+
+def test_following_tells_the_past_then_what_happens(
+    gpuctl: Any, daemon: Any, documents: Any, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuward.control.feed.QUIET_S", 0.01)
+    asked = 0
+
+    def answer(args: dict[str, Any]) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            journal.last = 4
+        if asked == 5:
+            import _thread
+
+            _thread.interrupt_main()
+        return journal.answer(args)
+
+    daemon.ops["events"] = answer
+
+    code, out, err = gpuctl("events", "-f", "-n", "1", "-o", "name")
+
+    assert (code, out, err) == (130, "7.3\n7.4\n", "")
+
+
+def test_published_events_come_once_and_in_order(client: Client, daemon: Any, documents: Any, journal: Journal) -> None:
+    feed = Feed(client, quiet_s=0.05)
+    list(feed.last(10))
+    journal.last = 6
+    for seq in (4, 5, 5, 4, 6):
+        daemon.publish(documents.event(seq))
+
+    assert seqs_of(feed.follow(reconnect=never), 3) == [4, 5, 6]
+
+
+def test_a_gap_in_what_was_published_is_filled_by_asking(
+    client: Client, daemon: Any, documents: Any, journal: Journal
+) -> None:
+    feed = Feed(client, quiet_s=60)
+    list(feed.last(10))
+    following = feed.follow(reconnect=never)
+    journal.last = 4
+    first = next(following)
+    journal.last = 9
+    _publish_until_asked(daemon, documents.event(9))
+
+    assert [first["seq"], *seqs_of(following, 5)] == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_lost_last_event_is_found_when_it_is_quiet(client: Client, journal: Journal) -> None:
+    feed = Feed(client, quiet_s=0.02)
+    list(feed.last(10))
+    following = feed.follow(reconnect=never)
+    journal.last = 4
+
+    assert seqs_of(following, 1) == [4]
+
+
+def test_a_gap_larger_than_a_page_is_filled_page_by_page(
+    client: Client, journal: Journal, daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuward.control.feed.PAGE_LIMIT", 2)
+    feed = Feed(client, quiet_s=0.02)
+    list(feed.last(10))
+    journal.last = 8
+
+    assert seqs_of(feed.follow(reconnect=never), 5) == [4, 5, 6, 7, 8]
+
+
+def test_events_that_the_daemon_has_no_more_are_said_to_be_lost(client: Client, journal: Journal) -> None:
+    feed = Feed(client, quiet_s=0.02)
+    list(feed.last(10))
+    journal.first, journal.last = 8, 9
+
+    lost, *rest = seqs_of(feed.follow(reconnect=never), 3)
+
+    assert lost.startswith("4 events are lost")
+    assert rest == [8, 9]
+
+
+def test_a_new_life_of_the_daemon_is_told_and_followed_from_its_start(client: Client, journal: Journal) -> None:
+    feed = Feed(client, quiet_s=0.02)
+    list(feed.last(10))
+    journal.epoch, journal.last = 8, 2
+
+    anew, *rest = seqs_of(feed.follow(reconnect=never), 3)
+
+    assert anew.startswith("the daemon was started anew")
+    assert rest == [1, 2]
+
+
+def test_a_feed_of_one_pool_leaves_others_out(client: Client, daemon: Any, documents: Any, journal: Journal) -> None:
+    feed = Feed(client, worker="decode", quiet_s=0.05)
+    list(feed.last(10))
+    following = feed.follow(reconnect=never)
+    journal.last = 4
+    next(following)
+    for seq, worker in ((5, "decoder/0"), (6, None), (7, "decode/1")):
+        daemon.publish(documents.event(seq, worker=worker))
+
+    assert next(following)["worker"] == "decode/1"
+
+
+def test_without_a_daemon_the_follower_is_asked_whether_to_go_on(client: Client, daemon: Any, journal: Journal) -> None:
+    feed = Feed(client, quiet_s=0.02)
+    list(feed.last(10))
+    told: list[str] = []
+
+    def give_up_at_the_second(gone: Unreachable) -> None:
+        told.append(str(gone))
+        if len(told) == 2:
+            raise gone
+
+    daemon.close()
+
+    with pytest.raises(Unreachable):
+        next(feed.follow(reconnect=give_up_at_the_second))
+    assert len(told) == 2
+
+
+def _publish_until_asked(daemon: Any, event: dict[str, Any]) -> None:
+    """Queue the event often: a subscription takes effect some time after it was sent."""
+    for _ in range(200):
+        daemon.publish(event)
