@@ -42,7 +42,7 @@ class Figure:
         """Figure, target, verdict, note in columns."""
         target = "" if self.target is None else f"<= {self.target:g}"
         verdict = "" if self.target is None else ("PASS" if self.value <= self.target else "OVER")
-        return f"{self.what:<58} {self.value:>9.3g} {self.unit:<9} {target:>8} {verdict:<5} {self.note}".rstrip()
+        return f"{self.what:<58} {number(self.value):>9} {self.unit:<5} {target:>8} {verdict:<5} {self.note}".rstrip()
 
 
 class Table:
@@ -65,8 +65,13 @@ class Table:
         print(f"\n{len(judged) - len(over)} of {len(judged)} targets met", flush=True)
 
 
+def number(value: float) -> str:
+    """Three digits, none of them an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def spread(times: list[float]) -> str:
-    return f"median of {len(times)}, {min(times):.3g} to {max(times):.3g}"
+    return f"median of {len(times)}, {number(min(times))} to {number(max(times))}"
 
 
 def p99(times: list[float]) -> float:
@@ -109,10 +114,12 @@ def bench_at_rest(table: Table, names: list[str]) -> None:
         table.title("The status command as a whole process, 8 workers, output not a terminal")
         times = measures.whole_process_ms(running, STATUS_ROUNDS)
     own = statistics.median(times["gpuward"])
-    for name, each in times.items():
-        table.add(Figure(f"{name} status", statistics.median(each), "ms", None, spread(each)))
+    for one in running:
+        each = times[one.name]
+        what = f"{Path(one.status_command[0]).name} status"
+        table.add(Figure(what, statistics.median(each), "ms", None, spread(each)))
     for name in names:
-        table.add(Figure(f"gpuctl status / {name}'s", own / statistics.median(times[name]), "of it", 0.65))
+        table.add(Figure(f"gpuctl's share of {name}'s", own / statistics.median(times[name]), "", 0.65))
 
 
 def bench_footprint(table: Table, one: Supervisor) -> None:

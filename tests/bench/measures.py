@@ -21,8 +21,8 @@ from gpuward.policy.inventory import Gpu, Snapshot
 from gpuward.policy.placement import place
 
 RECOVERY_WITHIN_S = 30.0
-PAUSE_S = (0.3, 1.3)
-"""Between two kills: spread over a second, so that supervisors that poll are met at every point of their period."""
+PAUSE_S = 0.3
+"""Least time between two kills."""
 
 GIB = 1024**3
 
@@ -38,11 +38,14 @@ class Footprint:
 
 
 def recoveries_ms(supervisor: Supervisor, kills: int) -> list[float]:
-    """From SIGKILL of the worker that has lived longest to the exec of its replacement, in milliseconds."""
-    pause = random.Random(kills)
+    """From SIGKILL of the worker that has lived longest to the exec of its replacement, in milliseconds.
+
+    The pauses spread the kills evenly over the period of a supervisor that polls: it is met at every point of it.
+    """
+    spread = random.Random(kills)
     times = []
     for _ in range(kills):
-        time.sleep(pause.uniform(*PAUSE_S))
+        time.sleep(PAUSE_S + spread.uniform(0, supervisor.period_s))
         victim = outside.running(supervisor.worker_command)[0]
         known = outside.pids()
         killed = time.perf_counter()

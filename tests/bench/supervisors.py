@@ -23,7 +23,10 @@ DOWN_WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Supervisor:
-    """One supervisor under way: its pid, what its workers run, and what an operator types to see them."""
+    """One supervisor under way: its pid, what its workers run, and what an operator types to see them.
+
+    ``period_s``: how often it looks for ended workers where it polls (else a second, to spread the kills over).
+    """
 
     name: str
     pid: int
@@ -31,6 +34,7 @@ class Supervisor:
     status_command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     socket: Path | None = None
+    period_s: float = 1.0
 
 
 def rivals() -> list[str]:
@@ -113,7 +117,7 @@ numprocesses = {workers}
     started = [str(RIVAL_PROGRAMS / "circusd"), str(config)]
     status = [str(RIVAL_PROGRAMS / "circusctl"), "--endpoint", endpoint, "status"]
     with _started(started, directory, command, workers) as pid:
-        yield Supervisor("circus", pid, command, status)
+        yield Supervisor("circus", pid, command, status, period_s=5.0)
 
 
 STARTERS = {"gpuward": gpuward, "supervisord": supervisord, "circus": circus}
