@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import eventually
 
 from gpuward.host.processes import find_marked, tree
 from gpuward.host.runs import Ending, Runs, RunSpec, Spawned, StillRunning
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.policy.fleets import GIB, a_snapshot, applied
+
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.policy.fleet import FleetState, halt, next_deadline_s, observe, step
 from gpuward.policy.worker import (
@@ -18,7 +20,6 @@ from gpuward.policy.worker import (
     StopAsked,
     Terminate,
 )
-from tests.policy.fleets import GIB, a_snapshot, applied
 
 
 def a_pool(name: str = "decode", **known: object) -> Pool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.policy.fleets import a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool, RestartPolicy
 from gpuward.policy.fleet import FleetState, Outcome, halt, next_deadline_s, observe, step
@@ -25,7 +26,6 @@ from gpuward.policy.worker import (
     StartRun,
     StopAsked,
 )
-from tests.policy.fleets import a_snapshot, applied
 
 GPUS = 4
 BUDGET = RestartPolicy(max_failures=3, window_s=50, delay_first_s=1, delay_max_s=4, reset_after_s=5)
