@@ -71,7 +71,7 @@ def test_events_for_machines(gpuctl: Any, journal: Journal) -> None:
 def test_following_tells_the_past_then_what_happens(
     gpuctl: Any, daemon: Any, documents: Any, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpuward.control.feed.QUIET_S", 0.01)
+    monkeypatch.setattr("gpuward.ctl.follow.QUIET_S", 0.01)
     asked = 0
 
     def answer(args: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 TOPIC = b"event"
 PAGE_LIMIT = 500
-QUIET_S = 2.0
-"""After this long without an event, ask whether one was lost: a lost last event leaves no gap to see."""
 
 
 class Lost:
@@ -29,10 +27,11 @@ class Lost:
 class Feed:
     """The place in the stream of events: ``epoch`` of the daemon and the ``seq`` that comes next.
 
-    ``worker`` limits the feed to one worker or pool.
+    ``worker`` limits the feed to one worker or pool. After ``quiet_s`` without an event it asks whether one was lost,
+    since the loss of the last one leaves no gap to see.
     """
 
-    def __init__(self, client: Client, *, worker: str | None = None, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, client: Client, *, worker: str | None = None, quiet_s: float) -> None:
         self._client = client
         self._worker = worker
         self._quiet_s = quiet_s

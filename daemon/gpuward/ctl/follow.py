@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LINES_DEFAULT = 100
 CHUNK_MAX_BYTES = 1 << 20
 POLL_S = 0.25
+QUIET_S = 2.0
 RECONNECT_PAUSE_S = 0.5
 RECONNECT_WITHIN_S = 60.0
 
@@ -96,7 +97,7 @@ def events_arguments(parser: ArgumentParser) -> None:
 
 def show_events(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl events``: what happened, and with -f what happens; lost events are said to be lost."""
-    feed = Feed(client, worker=args.worker)
+    feed = Feed(client, worker=args.worker, quiet_s=QUIET_S)
     past = list(feed.last(args.lines))
     if not args.follow:
         screen.listing({"events": past}, past, [_name(event) for event in past], lambda: screen.table(_table(past)))
