@@ -36,9 +36,9 @@ from gpuward.journal import Journal
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState, Terms
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.life import Phase
 from gpuward.policy.ports import PortsExhausted
 from gpuward.policy.resume import resumed
-from gpuward.policy.worker import Phase
 from gpuward.supervisor import Supervisor
 
 DEFAULT_CONFIG = Path("/etc/gpuward/gpuward.toml")

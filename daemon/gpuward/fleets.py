@@ -105,7 +105,7 @@ class Fleets:
     def apply(self, proposal: Proposal) -> int:
         """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
 
-        OSError where it cannot be saved, PortsExhausted where others listen on too many ports: nothing has changed then.
+        OSError where it cannot be saved, PortsExhausted where too many ports are taken: nothing has changed then.
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok

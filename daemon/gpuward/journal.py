@@ -10,7 +10,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from gpuward.policy.worker import Phase, Worker
+from gpuward.policy.life import Phase, Worker
 
 KEPT = 4096
 _WARNING_PHASES = frozenset({Phase.BACKOFF, Phase.RELEASING, Phase.FAILED})

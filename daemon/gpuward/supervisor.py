@@ -21,8 +21,7 @@ from gpuward.journal import Journal
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.inventory import Snapshot
-from gpuward.policy.operations import Operation, Target, Verb, advance, supersede
-from gpuward.policy.worker import (
+from gpuward.policy.life import (
     Effect,
     Event,
     Forget,
@@ -37,6 +36,7 @@ from gpuward.policy.worker import (
     Terminate,
     Worker,
 )
+from gpuward.policy.operations import Operation, Target, Verb, advance, supersede
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner

@@ -8,7 +8,7 @@ from tests.policy.fleets import GIB, a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.policy.fleet import FleetState, halt, next_deadline_s, observe, step
-from gpuward.policy.worker import (
+from gpuward.policy.life import (
     BecameReady,
     Forget,
     Goal,

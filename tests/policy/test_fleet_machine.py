@@ -11,7 +11,7 @@ from tests.policy.fleets import a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool, RestartPolicy
 from gpuward.policy.fleet import FleetState, Outcome, halt, next_deadline_s, observe, step
-from gpuward.policy.worker import (
+from gpuward.policy.life import (
     BecameReady,
     Effect,
     Event,
@@ -113,9 +113,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(ok=st.booleans())
     def a_sample_comes(self, ok: bool) -> None:
+        self.now_s += 0.1
         snapshot = a_snapshot(GPUS, at_s=self.now_s)
         self.take(observe(self.state, snapshot if ok else replace(snapshot, state="stale", reason="r"), self.now_s))
-        self.now_s += 0.1
 
     @rule(name=NAMES, event=st.sampled_from([StartAsked(), StopAsked(), RestartAsked("by command")]))
     def the_operator_asks(self, name: str, event: Event) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gpuward.config.fleet import Pool, RestartPolicy
-from gpuward.policy.worker import (
+from gpuward.policy.life import (
     BecameReady,
     DeadlinePassed,
     Event,
@@ -26,10 +26,8 @@ from gpuward.policy.worker import (
     TakeSample,
     Terminate,
     Worker,
-    begin_run,
-    begin_stop,
-    step,
 )
+from gpuward.policy.worker import begin_run, begin_stop, step
 
 POOL = Pool(name="decode", model="m", stop_timeout_s=30, start_timeout_s=600)
 

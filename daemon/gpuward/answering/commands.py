@@ -17,9 +17,18 @@ from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets, FleetText, Proposal, read_fleet_file
 from gpuward.host import logs
 from gpuward.policy import fleet as policy
+from gpuward.policy.life import (
+    ALIVE,
+    Event,
+    Goal,
+    Phase,
+    RestartAsked,
+    StartAsked,
+    StopAsked,
+    Worker,
+)
 from gpuward.policy.operations import Target, Verb
 from gpuward.policy.ports import PortsExhausted
-from gpuward.policy.worker import ALIVE, Event, Goal, Phase, RestartAsked, StartAsked, StopAsked, Worker
 from gpuward.supervisor import Supervisor
 
 READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "events", "why"})

@@ -12,10 +12,10 @@ from gpuward.fleets import Fleets, Proposal
 from gpuward.host.records import RunRecord
 from gpuward.journal import rfc3339
 from gpuward.policy.inventory import Gpu
+from gpuward.policy.life import Goal, LastExit, Phase, Worker
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.operations import Operation
 from gpuward.policy.plan import Plan
-from gpuward.policy.worker import Goal, LastExit, Phase, Worker
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from gpuward.config.fleet import Fleet
-from gpuward.policy.worker import LastExit, Worker
+from gpuward.policy.life import LastExit, Worker
 
 VERSION = 1
 """Format of every file here; a file of another version is set aside."""

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import room_missing
-from gpuward.policy.worker import Goal, Phase, Worker
 
 
 class LimitsView(Protocol):

@@ -7,9 +7,16 @@ from dataclasses import dataclass, replace
 
 from gpuward.config.fleet import Fleet
 from gpuward.policy.fleet import FleetState, Outcome, step, with_worker
+from gpuward.policy.life import (
+    Event,
+    Goal,
+    RestartAsked,
+    StartAsked,
+    StopAsked,
+    Worker,
+)
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import Change
-from gpuward.policy.worker import Event, Goal, RestartAsked, StartAsked, StopAsked, Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from gpuward.config.fleet import Pool
 from gpuward.policy.admission import obstacle, release_obstacle
 from gpuward.policy.inventory import Snapshot
-from gpuward.policy.worker import (
+from gpuward.policy.life import (
     DeadlinePassed,
     Effect,
     Event,
@@ -21,10 +21,8 @@ from gpuward.policy.worker import (
     HaltAsked,
     Phase,
     Worker,
-    begin_run,
-    begin_stop,
-    enter,
 )
+from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
 
 

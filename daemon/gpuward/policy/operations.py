@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gpuward.policy.worker import Goal, Phase, Worker
+from gpuward.policy.life import Goal, Phase, Worker
 
 Verb = Literal["start", "stop", "restart", "apply", "scale", "reload"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpuward.policy.worker import Goal, Phase, Worker
+from gpuward.policy.life import Goal, Phase, Worker
 
 
 def resumed(worker: Worker, *, same_boot: bool, now_s: float) -> Worker:

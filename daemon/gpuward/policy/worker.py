@@ -12,11 +12,31 @@ r"""One worker's life: phases, events, and what follows. Every event is legal in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Literal, TypeAlias
+from dataclasses import replace
 
 from gpuward.config.fleet import Pool
+from gpuward.policy.life import (
+    BecameReady,
+    DeadlinePassed,
+    Event,
+    Goal,
+    HaltAsked,
+    Kill,
+    KillKeeper,
+    Next,
+    Phase,
+    ProbeMissed,
+    RestartAsked,
+    RunEnded,
+    StartAsked,
+    StartRefused,
+    StartRun,
+    Step,
+    StopAsked,
+    TakeSample,
+    Terminate,
+    Worker,
+)
 from gpuward.policy.restart import GiveUp, after_failure
 
 DRAIN_LIMIT_S = 300.0
@@ -30,213 +50,6 @@ MOVED_PAUSE_S = 0.05
 
 KILL_WAIT_S = 10.0
 """After SIGKILL of the tree: how long until the keeper itself is killed and the rest hunted by marker."""
-
-
-class Phase(StrEnum):
-    """Where a worker is."""
-
-    STOPPED = "stopped"
-    BLOCKED = "blocked"
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    RELEASING = "releasing"
-    BACKOFF = "backoff"
-    FAILED = "failed"
-
-
-ALIVE = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING})
-"""Phases in which a run exists."""
-
-
-class Goal(StrEnum):
-    """What the operator wants."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastExit:
-    """How a run ended; ``at`` is wall time in seconds since the epoch."""
-
-    run: int
-    cause: str
-    code: int | None
-    signal: int | None
-    at: float
-    evidence: tuple[str, ...] = ()
-
-
-Next: TypeAlias = Literal["stop", "start", "fail", "halt"]
-"""What follows once the run that is being stopped has ended."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """Everything that is known and must survive of one worker; times are monotonic seconds.
-
-    ``port`` is the one that it serves on, ``port_block`` the first of those that are its own.
-    ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
-    ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
-    """
-
-    name: str
-    pool: str
-    index: int
-    goal: Goal = Goal.DOWN
-    phase: Phase = Phase.STOPPED
-    reason: str = "never started"
-    since_s: float = 0.0
-    deadline_s: float | None = None
-    run: int = 0
-    device_uuids: tuple[str, ...] = ()
-    run_uuids: tuple[str, ...] = ()
-    port: int | None = None
-    port_block: int | None = None
-    started_s: float | None = None
-    ready_since_s: float | None = None
-    ended_s: float | None = None
-    not_before_s: float = 0.0
-    failures: tuple[float, ...] = ()
-    consecutive: int = 0
-    restarts: int = 0
-    then: Next | None = None
-    killed: bool = False
-    halted: bool = False
-    removed: bool = False
-    last_exit: LastExit | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether a run exists."""
-        return self.phase in ALIVE
-
-
-@dataclass(frozen=True, slots=True)
-class StartAsked:
-    """The operator wants it up; counters begin anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopAsked:
-    """The operator wants it down; final until the next command."""
-
-    reason: str = "stopped by command"
-
-
-@dataclass(frozen=True, slots=True)
-class RestartAsked:
-    """Stop what runs and start again; never counts as a failure."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HaltAsked:
-    """The daemon stops; the goal stays."""
-
-
-@dataclass(frozen=True, slots=True)
-class BecameReady:
-    """Readiness was proved for ``run``."""
-
-    run: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeMissed:
-    """Not ready yet; ``reason`` names what is missing."""
-
-    run: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartRefused:
-    """The run was not started because of a condition that may pass (a held lease, a taken port).
-
-    ``ports`` is another block and the port in it, where the worker may move there; it then tries again at once.
-    """
-
-    run: int
-    reason: str
-    ports: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded:
-    """The run's tree is gone, to the last process. ``permanent``: starting again cannot help."""
-
-    run: int
-    exit: LastExit
-    permanent: bool
-    reason: str
-    jitter: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
-    """The worker's deadline lies in the past."""
-
-
-Event: TypeAlias = (
-    StartAsked
-    | StopAsked
-    | RestartAsked
-    | HaltAsked
-    | BecameReady
-    | ProbeMissed
-    | StartRefused
-    | RunEnded
-    | DeadlinePassed
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StartRun:
-    """Start run ``run`` on the worker's device set."""
-
-    worker: str
-    run: int
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """SIGTERM (and SIGCONT) to the main process."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """SIGKILL to the main process; the keeper then kills the rest of the tree."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillKeeper:
-    """SIGKILL to the keeper, and to whatever is left of its tree."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class TakeSample:
-    """Sample the GPUs at once, not at the next interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """The worker is no longer part of the fleet: drop its records."""
-
-    worker: str
-
-
-Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget
-Step: TypeAlias = tuple[Worker, tuple[Effect, ...]]
 
 
 def enter(worker: Worker, phase: Phase, reason: str, now_s: float, deadline_s: float | None = None) -> Worker:

@@ -20,8 +20,15 @@ from gpuward.host.live import LiveRun
 from gpuward.host.ports import listener, listening
 from gpuward.host.processes import Identity
 from gpuward.host.runs import RunSpec, StillRunning
+from gpuward.policy.life import (
+    BecameReady,
+    Event,
+    Goal,
+    ProbeMissed,
+    StartRefused,
+    Worker,
+)
 from gpuward.policy.ports import PortsExhausted, assign
-from gpuward.policy.worker import BecameReady, Event, Goal, ProbeMissed, StartRefused, Worker
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
 from gpuward.running.probing import until_ready
