@@ -1,0 +1,149 @@
+"""The real vLLM on CPU under a daemon whose GPUs are simulated. Opt-in: `make e2e-vllm` sets GPUWARD_VLLM.
+
+It prints the figures that it meets on the way; a start takes about a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.e2e.daemon import DaemonUnderTest
+
+PYTHON = os.environ.get("GPUWARD_VLLM", "")
+READY_WITHIN_S = 300.0
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not PYTHON, reason="GPUWARD_VLLM names no Python that has vLLM (make e2e-vllm)"),
+]
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonUnderTest]:
+    """A daemon on a simulated host with 2 GPUs; not started yet."""
+    under_test = DaemonUnderTest("2xH100-80GB")
+    yield under_test
+    under_test.close()
+
+
+def write_model(daemon: DaemonUnderTest, *options: str) -> Path:
+    directory = daemon.root / "tiny"
+    script = Path(__file__).with_name("tiny_model.py")
+    subprocess.run([PYTHON, script, directory, *options], timeout=120, check=True)
+    return directory
+
+
+def fleet_of(model: Path, workers: int) -> str:
+    return f"""
+[pool.tiny]
+model = "{model}"
+executable = "{PYTHON}"
+workers = {workers}
+gpus-per-worker = 1
+max-model-len = 512
+extra-args = ["--max-num-seqs", "4", "--enforce-eager", "--dtype", "bfloat16"]
+
+[pool.tiny.env]
+HF_HUB_OFFLINE = "1"
+VLLM_NO_USAGE_STATS = "1"
+OMP_NUM_THREADS = "1"
+VLLM_CPU_KVCACHE_SPACE = "1"
+
+[pool.tiny.restart]
+delay-first-s = 0.05
+"""
+
+
+def complete(port: int, model: Path) -> str:
+    """Ask a worker for eight tokens; return its text."""
+    body = {"model": str(model), "prompt": "the worker", "max_tokens": 8, "temperature": 0}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        document: dict[str, Any] = json.load(answer)
+    text: str = document["choices"][0]["text"]
+    return text
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def memory_mib(processes: list[psutil.Process]) -> int:
+    return int(sum(process.memory_info().rss for process in processes) / 2**20)
+
+
+def test_two_real_workers_serve_one_is_killed_and_comes_back_and_all_stop(daemon: DaemonUnderTest) -> None:
+    model = write_model(daemon)
+    began = time.monotonic()
+
+    daemon.start(fleet_of(model, workers=2))
+    workers = daemon.all_ready(READY_WITHIN_S)
+    ready_s = time.monotonic() - began
+    texts = {complete(worker["port"], model) for worker in workers.values()}
+
+    victim, bystander = workers["tiny/0"], workers["tiny/1"]
+    tree = family(victim["pid"])
+    print(f"\nready after {ready_s:.1f} s; a tree of {len(tree)} processes, {memory_mib(tree)} MiB")
+    assert [worker["gpus"] for worker in workers.values()] == [[0], [1]]
+    assert len(texts) == 1
+    assert texts.pop().strip()
+    assert len(tree) >= 3
+
+    killed = time.monotonic()
+    os.kill(victim["pid"], signal.SIGKILL)
+    second = daemon.until("tiny/0", lambda worker: worker["run"] == 2 and worker["pid"] is not None)
+    started_s = time.monotonic() - killed
+    survivors = [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    answered_meanwhile = complete(bystander["port"], model)
+    back = daemon.until("tiny/0", lambda worker: worker["ready"], within_s=READY_WITHIN_S)
+    back_s = time.monotonic() - killed
+
+    print(f"killed; replacement started after {started_s * 1000:.0f} ms, ready after {back_s:.1f} s")
+    assert survivors == []
+    assert answered_meanwhile.strip()
+    assert (second["last_exit"]["cause"], second["last_exit"]["signal"]) == ("crash", 9)
+    assert complete(back["port"], model).strip()
+    assert daemon.worker("tiny/1")["pid"] == bystander["pid"]
+
+    everything = [process for worker in daemon.workers().values() for process in family(worker["keeper_pid"])]
+    asked = time.monotonic()
+    code = daemon.stop(within_s=60)
+
+    print(f"stopped after {time.monotonic() - asked:.1f} s")
+    assert code == 0
+    assert [process for process in everything if process.is_running()] == []
+    assert daemon.left() == ()
+
+
+def test_a_real_engine_that_dies_at_its_first_request_is_a_failure_although_vllm_exits_0(
+    daemon: DaemonUnderTest,
+) -> None:
+    model = write_model(daemon, "--broken-head-dim")
+    daemon.start(fleet_of(model, workers=1))
+    worker = daemon.all_ready(READY_WITHIN_S)["tiny/0"]
+
+    with pytest.raises(urllib.error.HTTPError, match="500"):
+        complete(worker["port"], model)
+    ended = daemon.until("tiny/0", lambda worker: worker["last_exit"] is not None)
+
+    print(f"\n{ended['last_exit']}")
+    assert ended["last_exit"]["code"] == 0
+    assert ended["last_exit"]["cause"] == "crash"
+    assert any("head_dim=16" in line for line in ended["last_exit"]["evidence"])
+    assert ended["restarts"] == 1
