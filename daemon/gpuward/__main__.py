@@ -40,7 +40,8 @@ def main() -> None:
     arguments = parser().parse_args()
     # structlog imports rich where it is installed, and the daemon never draws: 5 MiB of its 50.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
-    from gpuward.app import CannotRun, Options, run
+    from gpuward.app import Options, run
+    from gpuward.daemon import CannotRun
 
     options = Options(
         config=arguments.config,

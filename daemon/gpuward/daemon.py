@@ -1,0 +1,231 @@
+"""One life of the daemon: take over what runs, answer, turn, and end in order. Signals and systemd are its business."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gpuward import __version__
+from gpuward.answering.commands import Commands
+from gpuward.control.server import Refusal, Server
+from gpuward.equipment import Equipment
+from gpuward.fleets import Fleets, read_fleet_file
+from gpuward.host.notify import Notify
+from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
+from gpuward.host.processes import boot_id
+from gpuward.host.unit_job import pending_job
+from gpuward.policy import fleet as policy
+from gpuward.policy.inventory import Snapshot
+from gpuward.policy.life import Phase
+from gpuward.policy.ports import PortsExhausted
+from gpuward.policy.resume import resumed
+from gpuward.supervisor import Supervisor
+
+
+class CannotRun(Exception):
+    """The daemon cannot start; ``permanent`` where only a changed configuration helps."""
+
+    def __init__(self, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What one life of the daemon consists of."""
+
+    equipment: Equipment
+    supervisor: Supervisor
+    fleets: Fleets
+    commands: Commands
+
+
+class Daemon:
+    """Runs until it is told to stop (every worker is down then) or to detach (they go on)."""
+
+    _parts: Parts
+
+    def __init__(self, notify: Notify, *, simulate: str | None, sample_within_s: float) -> None:
+        self._notify = notify
+        self._simulate = simulate
+        self._sample_within_s = sample_within_s
+        self._first_sample = asyncio.Event()
+        self._detached = asyncio.Event()
+        self._stops = 0
+        self._waiting_for_inventory = False
+        self._watchdog_at_s = 0.0
+        self._status = ""
+
+    async def live(self, parts: Parts, server: Server) -> None:
+        """Take over, run, end."""
+        self._parts = parts
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+        loop.set_exception_handler(lambda _, context: _fail(failed, context))
+        self._handle_signals(loop)
+        raise_file_limit()
+        become_subreaper()
+        parts.equipment.sampler.start(loop)
+        serving = asyncio.create_task(server.serve(parts.commands.dispatch))
+        try:
+            await self._begin(server.path)
+            await self._until_done(serving, failed)
+        finally:
+            serving.cancel()
+            parts.supervisor.runner.close()
+            parts.equipment.sampler.stop()
+
+    async def _until_done(self, serving: asyncio.Task[None], failed: asyncio.Future[None]) -> None:
+        turning = asyncio.create_task(self._parts.supervisor.run(self._on_turn))
+        detached = asyncio.create_task(self._detached.wait())
+        watched: set[asyncio.Future[Any]] = {serving, turning, failed, detached}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        for done in (failed, serving, turning):
+            if done.done():
+                done.result()
+        reason = "the workers go on" if detached.done() else "every worker is down"
+        self._parts.supervisor.journal.log.info("stopped", reason=reason)
+        turning.cancel()
+        detached.cancel()
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Take a sample of the GPUs in."""
+        self._parts.supervisor.observe(snapshot)
+        self._first_sample.set()
+        if self._waiting_for_inventory and snapshot.state == "ok":
+            self._waiting_for_inventory = False
+            self._apply_first()
+
+    async def _begin(self, socket: str) -> None:
+        """Resume what was applied, or apply the file of the start."""
+        journal = self._parts.supervisor.journal
+        journal.note("daemon-started", f"gpuward {__version__}, pid {os.getpid()}, socket {socket}")
+        if self._simulate is not None:
+            journal.note("simulated", f"these GPUs are SIMULATED: {self._simulate}", level="warning")
+        try:
+            async with asyncio.timeout(self._sample_within_s):
+                await self._first_sample.wait()
+        except TimeoutError:
+            journal.note("inventory", "no GPU sample yet; goes on without", level="warning")
+        self._resume()
+        for broken in self._parts.equipment.records.set_aside:
+            journal.note("set-aside", f"{broken.path}: {broken.reason}", level="warning")
+        if self._parts.fleets.stored is None or not self._parts.supervisor.state.workers:
+            self._apply_first()
+        self._parts.commands.open = True
+        self._notify.ready(self._status_line())
+
+    def _resume(self) -> None:
+        self._parts.fleets.resume()
+        if self._parts.fleets.stored is None:
+            return
+        pools = {pool.name: pool for pool in self._parts.fleets.stored.fleet.pools}
+        now_s = time.monotonic()
+        workers = {
+            name: resumed(record.worker, same_boot=record.boot_id == boot_id(), now_s=now_s)
+            for name, record in self._parts.equipment.records.load_workers().items()
+            if record.worker.pool in pools
+        }
+        self._parts.supervisor.adopt(pools, workers)
+        self._parts.fleets.settle()
+
+    def _apply_first(self) -> None:
+        """Apply the file of the start; a host whose GPUs do not answer yet is waited for, a bad file is not."""
+        path = self._parts.fleets.start_file
+        if path is None or self._parts.fleets.stored is not None:
+            return
+        try:
+            proposal = self._parts.fleets.propose(read_fleet_file(path))
+        except (OSError, ValueError) as error:
+            raise CannotRun(f"cannot read {path}: {error}", permanent=True) from None
+        if proposal.plan.ok:
+            try:
+                self._parts.fleets.apply(proposal)
+            except (OSError, PortsExhausted) as error:
+                raise CannotRun(f"cannot apply {path}: {error}", permanent=False) from None
+        elif any(problem.code == "inventory-unavailable" for problem in proposal.plan.problems):
+            self._waiting_for_inventory = True
+            reason = f"{path} waits for the GPU inventory: {proposal.plan.problems[0].message}"
+            self._parts.supervisor.journal.note("fleet-waits", reason, level="warning")
+        else:
+            lines = "\n".join(f"  {problem.code}: {problem.message}" for problem in proposal.plan.problems)
+            raise CannotRun(f"cannot apply {path}:\n{lines}", permanent=True)
+
+    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGCHLD, reap)
+
+    def _stop(self) -> None:
+        self._stops += 1
+        if self._stops > 1:
+            self._parts.supervisor.journal.note(
+                "hurry", "asked a second time to stop: kills every worker", level="warning"
+            )
+            self._parts.supervisor.hurry()
+            return
+        if self._notify.present:
+            self._asking = asyncio.create_task(self._stop_as_systemd_means_it())
+        else:
+            self._halt()
+
+    async def _stop_as_systemd_means_it(self) -> None:
+        """A restart of the service leaves the workers to the next daemon; a stop stops them."""
+        job = await asyncio.to_thread(pending_job)
+        if job == "restart":
+            self.detach("systemd restarts the service")
+        else:
+            self._halt()
+
+    def detach(self, reason: str) -> None:
+        """End this daemon and leave every worker running for the next one to adopt."""
+        self._parts.supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon")
+        self._notify.stopping(5.0)
+        self._detached.set()
+
+    def _halt(self) -> None:
+        self._parts.supervisor.journal.note("daemon-stops", "stops every worker, dependents first")
+        self._notify.stopping(self._longest_stop_s())
+        self._parts.supervisor.command(policy.halt)
+
+    def _longest_stop_s(self) -> float:
+        pools = self._parts.supervisor.state.pools.values()
+        return sum(pool.stop_timeout_s for pool in pools) + 30.0
+
+    def _reload(self) -> None:
+        self._notify.reloading()
+        try:
+            document = self._parts.commands.reload()
+            self._parts.supervisor.journal.note("reloaded", f"revision {document['revision']} is applied")
+        except Refusal as refusal:
+            self._parts.supervisor.journal.note("reload-refused", str(refusal), level="warning")
+        self._notify.ready(self._status_line())
+
+    def _on_turn(self) -> None:
+        """Tell systemd that the loop goes round, from the loop itself."""
+        now_s = time.monotonic()
+        if self._notify.watchdog_s is not None and now_s - self._watchdog_at_s > self._notify.watchdog_s / 4:
+            self._watchdog_at_s = now_s
+            self._notify.watchdog()
+        if self._notify.present and (line := self._status_line()) != self._status:
+            self._status = line
+            self._notify.status(line)
+
+    def _status_line(self) -> str:
+        workers = self._parts.supervisor.state.workers.values()
+        ready = sum(worker.phase is Phase.READY for worker in workers)
+        failed = [worker.name for worker in workers if worker.phase is Phase.FAILED]
+        trouble = f"; failed: {', '.join(failed[:5])}" if failed else ""
+        return f"{ready} of {len(workers)} workers ready, revision {self._parts.fleets.revision}{trouble}"
+
+
+def _fail(failed: asyncio.Future[None], context: dict[str, Any]) -> None:
+    """An unexpected error anywhere on the loop ends the daemon; the next one adopts the workers."""
+    if not failed.done():
+        error = context.get("exception")
+        failed.set_exception(error if isinstance(error, Exception) else RuntimeError(str(context.get("message"))))
