@@ -119,6 +119,20 @@ def test_silence_is_unreachable_after_the_timeout_and_the_next_call_starts_afres
     client.close()
 
 
+def test_a_client_outlives_the_daemon_it_was_connected_to(path: Path, routers: list[Router]) -> None:
+    client = Client(str(path), timeout_s=5)
+    first = Router(path, {"ok": True, "result": {"n": 1}})
+    client.call("ping")
+    first.close()
+
+    with pytest.raises(Unreachable, match="hung up"):
+        client.call("ping")
+    routers.append(Router(path, {"ok": True, "result": {"n": 2}}))
+
+    assert client.call("ping") == {"n": 2}
+    client.close()
+
+
 @pytest.mark.parametrize("answer", [b"garbage", b"[1]", b"", b"[" * 100_000], ids=["text", "list", "empty", "deep"])
 def test_an_answer_that_is_no_object_is_not_gpuward(path: Path, routers: list[Router], answer: bytes) -> None:
     routers.append(Router(path, answer))

@@ -40,9 +40,9 @@ class ScriptedDaemon:
         self._over = threading.Event()
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._publisher = self._context.socket(zmq.PUB)
+        self._publisher = self._context.socket(zmq.XPUB)
         for socket, where in ((self._router, self.socket), (self._publisher, events_path(self.socket))):
-            socket.linger = 0
+            socket.linger, socket.rcvtimeo = 0, 5000
             socket.bind(f"ipc://{where}")
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -60,6 +60,10 @@ class ScriptedDaemon:
 
     def publish(self, event: dict[str, Any]) -> None:
         self._events.append(event)
+
+    def await_subscription(self) -> None:
+        """Return once a subscription has taken effect; for scripted operations, which run on the daemon's thread."""
+        assert self._publisher.recv() == b"\x01event"
 
     def args_of(self, op: str) -> list[dict[str, Any]]:
         return [args for name, args in self.asked if name == op]

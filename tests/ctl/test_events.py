@@ -92,28 +92,42 @@ def test_following_tells_the_past_then_what_happens(
     assert (code, out, err) == (130, "7.3\n7.4\n", "")
 
 
+class Publishing:
+    """Publishes ``events`` as soon as the follower has subscribed and asked for what it missed: nothing, so far."""
+
+    def __init__(self, daemon: Any, journal: Journal, *events: dict[str, Any]) -> None:
+        self._daemon, self._journal, self._events = daemon, journal, list(events)
+        daemon.ops["events"] = self.answer
+
+    def answer(self, args: dict[str, Any]) -> dict[str, Any]:
+        page = self._journal.answer(args)
+        if args["since"] is not None and self._events:
+            self._daemon.await_subscription()
+            for event in self._events:
+                self._daemon.publish(event)
+            self._journal.last = max(event["seq"] for event in self._events)
+            self._events = []
+        return page
+
+
 def test_published_events_come_once_and_in_order(client: Client, daemon: Any, documents: Any, journal: Journal) -> None:
-    feed = Feed(client, quiet_s=0.05)
+    feed = Feed(client, quiet_s=60)
     list(feed.last(10))
-    journal.last = 6
-    for seq in (4, 5, 5, 4, 6):
-        daemon.publish(documents.event(seq))
+    Publishing(daemon, journal, *(documents.event(seq) for seq in (3, 4, 5, 5, 4, 6)))
 
     assert seqs_of(feed.follow(reconnect=never), 3) == [4, 5, 6]
 
 
+@pytest.mark.parametrize("published", [(5,), (4, 9), (8, 9)])
 def test_a_gap_in_what_was_published_is_filled_by_asking(
-    client: Client, daemon: Any, documents: Any, journal: Journal
+    client: Client, daemon: Any, documents: Any, journal: Journal, published: tuple[int, ...]
 ) -> None:
     feed = Feed(client, quiet_s=60)
     list(feed.last(10))
-    following = feed.follow(reconnect=never)
-    journal.last = 4
-    first = next(following)
-    journal.last = 9
-    _publish_until_asked(daemon, documents.event(9))
+    Publishing(daemon, journal, *(documents.event(seq) for seq in published))
 
-    assert [first["seq"], *seqs_of(following, 5)] == [4, 5, 6, 7, 8, 9]
+    seqs = list(range(4, published[-1] + 1))
+    assert seqs_of(feed.follow(reconnect=never), len(seqs)) == seqs
 
 
 def test_a_lost_last_event_is_found_when_it_is_quiet(client: Client, journal: Journal) -> None:
@@ -159,15 +173,12 @@ def test_a_new_life_of_the_daemon_is_told_and_followed_from_its_start(client: Cl
 
 
 def test_a_feed_of_one_pool_leaves_others_out(client: Client, daemon: Any, documents: Any, journal: Journal) -> None:
-    feed = Feed(client, worker="decode", quiet_s=0.05)
+    feed = Feed(client, worker="decode", quiet_s=60)
     list(feed.last(10))
-    following = feed.follow(reconnect=never)
-    journal.last = 4
-    next(following)
-    for seq, worker in ((5, "decoder/0"), (6, None), (7, "decode/1")):
-        daemon.publish(documents.event(seq, worker=worker))
+    of_whom = {4: "decoder/0", 5: None, 6: "decode/1", 7: "prefill/0", 8: "decode"}
+    Publishing(daemon, journal, *(documents.event(seq, worker=worker) for seq, worker in of_whom.items()))
 
-    assert next(following)["worker"] == "decode/1"
+    assert seqs_of(feed.follow(reconnect=never), 2) == [6, 8]
 
 
 def test_without_a_daemon_the_follower_is_asked_whether_to_go_on(client: Client, daemon: Any, journal: Journal) -> None:
@@ -185,9 +196,3 @@ def test_without_a_daemon_the_follower_is_asked_whether_to_go_on(client: Client,
     with pytest.raises(Unreachable):
         next(feed.follow(reconnect=give_up_at_the_second))
     assert len(told) == 2
-
-
-def _publish_until_asked(daemon: Any, event: dict[str, Any]) -> None:
-    """Queue the event often: a subscription takes effect some time after it was sent."""
-    for _ in range(200):
-        daemon.publish(event)

@@ -133,6 +133,15 @@ def test_following_a_run_by_number_ends_with_it_and_misses_nothing(gpuctl: Any, 
     assert (code, out, err) == (0, "one\nlast words\n", "")
 
 
+def test_words_written_while_the_daemon_looked_whether_the_run_is_over_are_not_missed(
+    gpuctl: Any, runs: RunLogs
+) -> None:
+    runs.text[1] = "one\n"
+    runs.then = [lambda it: it.ended.add(1), lambda it: it.text.update({1: "one\nlast words\n"})]
+
+    assert gpuctl("logs", "decode/0", "-f", "--run", "1")[:2] == (0, "one\nlast words\n")
+
+
 @pytest.mark.parametrize("lines", ["-1", "x", "1.5", "1000001", "³"])
 def test_a_number_of_lines_is_a_whole_number(gpuctl: Any, daemon: Any, lines: str) -> None:
     code, _, err = gpuctl("logs", "decode/0", f"--lines={lines}")

@@ -160,13 +160,19 @@ def test_ctrl_c_exits_130_without_a_word(daemon: Any, documents: Any) -> None:
     assert (process.returncode, err) == (130, b"")
 
 
-def test_a_reader_that_leaves_early_is_no_reason_to_complain(daemon: Any, documents: Any) -> None:
-    daemon.answers("logs", documents.log("x" * 300_000))
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_a_reader_that_leaves_early_is_no_reason_to_complain(daemon: Any, documents: Any, size: int) -> None:
+    daemon.answers("logs", documents.log("x" * size))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
 
     done = subprocess.run(
-        [*GPUCTL, "logs", "a/0", "--socket", daemon.socket], stdout=writing, stderr=subprocess.PIPE, check=False
+        [*GPUCTL, "logs", "a/0", "--socket", daemon.socket],
+        env=environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(writing)
 
