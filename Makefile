@@ -6,7 +6,7 @@ PYTEST_WORKERS ?= 4
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv check format lint types contracts test demo demo-live bench lock clean e2e-vllm e2e-dynamo
+.PHONY: help venv check format lint types contracts test demo demo-live bench lock clean e2e-vllm
 
 help: ## what the targets do
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -44,7 +44,9 @@ demo: venv ## a simulated 8-GPU host runs a Dynamo file: start, look, kill, reco
 demo-live: venv ## the same, left running to play with
 	$(BIN)/python tests/demo.py --live
 
-bench: venv ## the figures that the README and the closing notes quote
+bench: venv ## the figures that the README quotes, beside supervisord and circus in the same run (4 minutes)
+	test -x .venv-bench/bin/supervisord || ($(PYTHON) -m venv .venv-bench && \
+	  .venv-bench/bin/pip install -q supervisor==4.3.0 circus==0.19.0)
 	$(BIN)/python tests/bench/bench.py
 
 lock: ## refresh the lock file (needs uv)
@@ -52,8 +54,8 @@ lock: ## refresh the lock file (needs uv)
 	  --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-vllm .venv-dynamo .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-bench .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 e2e-vllm: venv ## real vLLM on CPU, in an environment of its own (about 4 GB)
 	tests/e2e/vllm-env .venv-vllm
-	GPUWARD_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest -m vllm tests/e2e -s --timeout 900
+	GPUWARD_VLLM=$(CURDIR)/.venv-vllm/bin/python $(BIN)/pytest -m vllm tests/e2e -s -p no:xdist --timeout 900

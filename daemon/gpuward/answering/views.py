@@ -246,7 +246,9 @@ def _sentences(worker: Worker, now_s: float) -> list[str]:
     if worker.phase is Phase.FAILED:
         said.append(f"Nothing happens by itself any more; mend the cause, then: gpuctl start {worker.name}.")
     if worker.failures:
-        said.append(f"{len(worker.failures)} failures are on record within the restart window.")
+        said.append(
+            f"{len(worker.failures)} failure{'s' * (len(worker.failures) != 1)} on record within the restart window."
+        )
     if worker.last_exit is not None:
         said.append(_exit_sentence(worker.last_exit))
     return said
