@@ -87,7 +87,7 @@ class Fleets:
         try:
             fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
         except ConfigError as error:
-            plan = Plan(workers=(), problems=error.problems, warnings=(), gpus_needed=0, gpus_available=0)
+            plan = Plan(workers=(), problems=error.named, warnings=(), gpus_needed=0, gpus_available=0)
             return Proposal(source=source, fleet=None, plan=plan, changes=())
         return self._planned(source, fleet)
 
@@ -164,7 +164,7 @@ class Fleets:
         try:
             fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
         except ConfigError as error:
-            return f"{self.start_file} has errors, revision {self.revision} goes on: {error.problems[0].message}"
+            return f"{self.start_file} has errors, revision {self.revision} goes on: {error.named[0].message}"
         if fleet.pools == self.stored.fleet.pools:
             return None
         return f"{self.start_file} differs from the applied revision {self.revision}; gpuctl reload applies it"

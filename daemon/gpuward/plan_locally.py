@@ -34,7 +34,7 @@ def plan_locally(fleet: FleetText, *, simulate: str | None) -> PlanDocument:
     try:
         decoded = decode_fleet(fleet["text"], file=fleet["name"], directory=fleet["directory"])
     except ConfigError as error:
-        return _document(_refused(error.problems, snapshot), ())
+        return _document(_refused(error.named, snapshot), ())
     return _document(place(decoded.pools, snapshot), decoded.warnings)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from gpuward.config.fleet import Remark
 
 
@@ -21,4 +23,9 @@ class ConfigError(Exception):
     def __init__(self, file: str, problems: Sequence[Remark]) -> None:
         self.file = file
         self.problems = tuple(problems)
-        super().__init__("\n".join(f"{file}: {remark.message}" for remark in self.problems))
+        super().__init__("\n".join(remark.message for remark in self.named))
+
+    @property
+    def named(self) -> tuple[Remark, ...]:
+        """The problems with the file's name before each message, for readers who see no other heading."""
+        return tuple(structs.replace(one, message=f"{self.file}: {one.message}") for one in self.problems)
