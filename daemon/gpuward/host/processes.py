@@ -1,4 +1,4 @@
-"""Facts about processes, read from /proc (proc(5)). Never signals one, never decides.
+"""Facts about processes, from psutil, and from /proc (proc(5)) what it does not tell. Never signals one.
 
 A pid alone names nobody: pids are reused. An `Identity` names one process for good.
 """
@@ -6,14 +6,13 @@ A pid alone names nobody: pids are reused. An `Identity` names one process for g
 from __future__ import annotations
 
 import os
-import pwd
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-COMMAND_LINE_BYTES_MAX = 4096
+import psutil
+
+COMMAND_LINE_CHARS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +77,10 @@ def tree(pid: int) -> tuple[int, ...]:
 
     Ask for the keeper's tree: orphans of a run go to the keeper (child subreaper), not out of the run.
     """
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        below = _children(waiting.pop(0))
-        found += below
-        waiting += below
-    return tuple(found)
+    try:
+        return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return ()
 
 
 def find_marked(marker: bytes) -> tuple[int, ...]:
@@ -93,33 +89,25 @@ def find_marked(marker: bytes) -> tuple[int, ...]:
     Only processes whose environment this user may read. A program may overwrite this area when it sets its title:
     see ``SPT_NOENV`` in `engines.environment`. During an exec it is empty for an instant: ask `in_session` too.
     """
-    return tuple(pid for pid in _pids() if marker in _read(f"/proc/{pid}/environ").split(b"\0"))
+    return tuple(pid for pid in psutil.pids() if marker in _read(f"/proc/{pid}/environ").split(b"\0"))
 
 
 def in_session(session: int) -> tuple[int, ...]:
     """Return the processes of a session, zombies too."""
-    return tuple(pid for pid in _pids() if (fields := _stat(pid)) and int(fields[3]) == session)
+    return tuple(pid for pid in psutil.pids() if (fields := _stat(pid)) and int(fields[3]) == session)
 
 
 def describe(pid: int) -> Description | None:
     """Return what can be said of a process; None where there is none."""
     try:
-        uid = Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            words = " ".join(process.cmdline())[:COMMAND_LINE_CHARS_MAX]
+            return Description(process.username(), process.name(), words.strip())
+    except psutil.NoSuchProcess:
         return None
-    user = str(uid)
-    with suppress(KeyError):
-        user = pwd.getpwuid(uid).pw_name
-    words = _read(f"/proc/{pid}/cmdline")[:COMMAND_LINE_BYTES_MAX].replace(b"\0", b" ")
-    name = _read(f"/proc/{pid}/comm")
-    return Description(user, name.decode(errors="replace").strip(), words.decode(errors="replace").strip())
-
-
-def _pids() -> Iterator[int]:
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdecimal():
-                yield int(entry.name)
+    except psutil.AccessDenied:
+        return Description("unknown", "unknown", "")
 
 
 def _read(path: str) -> bytes:
@@ -135,11 +123,3 @@ def _stat(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat from ``state`` on (field 3 of proc(5) is item 0); empty where it is gone."""
     # the name before them may hold blanks and brackets, so they are counted from the last bracket
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
-    except OSError:
-        return []
-    return [int(word) for thread in threads for word in _read(f"/proc/{pid}/task/{thread}/children").split()]
