@@ -57,6 +57,7 @@ class Worker:
 
     ``port`` is the one that it serves on, ``port_block`` the first of those that are its own.
     ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
+    ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     """
 
@@ -71,6 +72,7 @@ class Worker:
     run: int = 0
     device_uuids: tuple[str, ...] = ()
     run_uuids: tuple[str, ...] = ()
+    definition: str = ""
     port: int | None = None
     port_block: int | None = None
     started_s: float | None = None
@@ -145,13 +147,17 @@ class StartRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
-    """The run's tree is gone, to the last process. ``permanent``: starting again cannot help."""
+    """The run's tree is gone, to the last process. ``permanent``: starting again cannot help.
+
+    ``ended_s`` is the monotonic time of the end where the keeper recorded it; the news may be much younger.
+    """
 
     run: int
     exit: LastExit
     permanent: bool
     reason: str
     jitter: float = 0.0
+    ended_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

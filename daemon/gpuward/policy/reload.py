@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from msgspec import structs
+from msgspec import json, structs
 
 from gpuward.config.fleet import Fleet, Pool
+from gpuward.policy.life import Worker
 from gpuward.policy.plan import Plan, PlannedWorker
 
 Action = Literal["start", "stop", "restart", "keep", "move"]
@@ -33,6 +35,8 @@ _CHOOSES_GPUS = frozenset({"gpus", "first_gpu"})
 
 _SIZES = frozenset({"gpus_per_worker", "tensor_parallel_size", "pipeline_parallel_size"})
 """Keys of which one may be implied by another: what they come to is compared, not what is written."""
+
+DIGEST_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,36 @@ def changed_keys(old: Pool, new: Pool) -> tuple[str, ...]:
     return tuple(
         field.encode_name for field in structs.fields(Pool) if getattr(old, field.name) != getattr(new, field.name)
     )
+
+
+def definition(pool: Pool) -> str:
+    """A digest of everything about a pool that its processes see: the same digest, the same process would start.
+
+    Keys at their defaults do not count, so a later gpuward that knows more keys gets the same digest.
+    """
+    ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | _SIZES
+    plain = Pool(name=pool.name)
+    seen = {
+        field.encode_name: getattr(pool, field.name)
+        for field in structs.fields(Pool)
+        if field.name == "name"
+        or (field.name not in ignored and getattr(pool, field.name) != getattr(plain, field.name))
+    }
+    return hashlib.sha256(json.encode([seen, _sizes(pool)], order="sorted")).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def outdated(worker: Worker, pool: Pool, started_as: Pool | None) -> str:
+    """Say why a run that lives is not what the fleet asks for; empty where it is.
+
+    ``started_as`` is the pool that the run was started from, where that is on record: it tells the keys.
+    """
+    if worker.definition and worker.definition != definition(pool):
+        keys = _restarting(started_as, pool) if started_as is not None else ()
+        changed = f"{', '.join(keys)} changed" if keys else f"{worker.definition} became {definition(pool)}"
+        return f"its definition is another than run {worker.run} was started with: {changed}"
+    if worker.run_uuids != worker.device_uuids and worker.device_uuids:
+        return f"run {worker.run} is on {', '.join(worker.run_uuids) or 'no GPU'}, its place is another now"
+    return ""
 
 
 def _pool_changes(

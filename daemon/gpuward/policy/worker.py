@@ -37,6 +37,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.reload import definition
 from gpuward.policy.restart import GiveUp, after_failure
 
 DRAIN_LIMIT_S = 300.0
@@ -64,6 +65,7 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
         worker,
         run=worker.run + 1,
         run_uuids=worker.device_uuids,
+        definition=definition(pool),
         started_s=now_s,
         ready_since_s=None,
         then=None,
@@ -174,7 +176,8 @@ def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> St
         return _rest(ended, Phase.FAILED, event.reason, now_s)
     if pool.restart.mode == "never":
         return _rest(ended, Phase.STOPPED, f"{event.reason}; restart mode is never", now_s)
-    ready_for_s = now_s - ended.ready_since_s if ended.ready_since_s is not None else 0.0
+    ended_s = now_s if event.ended_s is None else min(now_s, event.ended_s)
+    ready_for_s = ended_s - ended.ready_since_s if ended.ready_since_s is not None else 0.0
     verdict = after_failure(
         pool.restart,
         failures=ended.failures,
