@@ -43,6 +43,9 @@ from gpuward.running.runner import Reports, Runner
 
 OPERATIONS_KEPT = 256
 
+MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})
+"""Phases in which the GPUs are sampled more often."""
+
 
 @dataclass(slots=True)
 class Operations:
@@ -189,6 +192,8 @@ class Supervisor:
                 self._journal.phase(old, new)
         if moved or effects:
             self.operations.look(self.state)
+            moving = any(worker.phase in MEMORY_MOVES for worker in self.state.workers.values())
+            self._equipment.sampler.hurry(wanted=moving)
 
     def _record(self, worker: Worker, *, durable: bool) -> None:
         try:

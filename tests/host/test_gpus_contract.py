@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpuward.host.gpus import GpuProvider, NvmlGpus
+from gpuward.policy.inventory import Vitals
 from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
 from gpuward.sim.gpus import SimulatedGpus
 
@@ -30,7 +31,7 @@ def simulated_host(directory: Path) -> Host:
 
 def nvml_host(_: Path) -> Host:
     def make(held: Mapping[int, int]) -> GpuProvider:
-        gpus = [DriverGpu(f"GPU-{index}", f"00000000:{0x1B + index:02x}:00.0") for index in range(3)]
+        gpus = [DriverGpu(f"GPU-{index}", f"00000000:{0x1B + index:02x}:00.0", mig=0) for index in range(3)]
         for index, share in held.items():
             gpus[index].compute = [(os.getpid(), share)]
             gpus[index].free_bytes -= share
@@ -96,3 +97,22 @@ def test_a_closed_provider_opens_again_when_asked(host: Host) -> None:
     provider.close()
 
     assert len(provider.snapshot().gpus) == 3
+
+
+def test_a_quiet_gpu_tells_its_vitals_and_asks_for_nothing(host: Host) -> None:
+    gpu = host({0: GIB}).snapshot().gpus[0]
+
+    assert gpu.vitals == Vitals(
+        busy_percent=0,
+        temperature_c=33,
+        power_w=gpu.vitals.power_w,
+        throttled_by=(),
+        ecc_uncorrected=0,
+        rows_pending=False,
+        rows_failed=False,
+        recovery="",
+        compute_mode="default",
+        mig=False,
+    )
+    assert 50 < (gpu.vitals.power_w or 0) < 200
+    assert gpu.settling is False

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from gpuward.host.gpus import NoGpus, NvmlGpus, process_name
-from gpuward.policy.inventory import Gpu
+from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, Vitals
 from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
 
 GIB = 1024**3
@@ -238,6 +238,81 @@ def test_a_process_list_that_may_not_be_read_leaves_the_gpu_usable_and_says_so()
     assert (gpu.health, gpu.processes) == ("ok", ())
     assert gpu.free_bytes is not None
     assert "processes on this GPU are not known" in gpu.reason
+
+
+def test_vitals_come_in_the_units_that_their_names_say() -> None:
+    driver = a_driver(1)
+    gpu = driver.gpus[0]
+    gpu.busy_percent, gpu.temperature_c, gpu.throttles, gpu.compute_mode, gpu.mig = 97, 81, 0x4 | 0x40, 3, 1
+    gpu.fields = {4: 2, 144: 1, 145: 1, 186: 693_500, 230: 4}
+
+    vitals = gpus_of(driver).snapshot().gpus[0].vitals
+
+    assert vitals == Vitals(
+        busy_percent=97,
+        temperature_c=81,
+        power_w=693.5,
+        throttled_by=("hardware thermal slowdown",),
+        ecc_uncorrected=2,
+        rows_pending=True,
+        rows_failed=True,
+        recovery="drain and reset the GPU",
+        compute_mode="exclusive-process",
+        mig=True,
+    )
+
+
+def test_what_a_product_does_not_tell_is_unknown_not_zero() -> None:
+    driver = a_driver(1)
+    gpu = driver.gpus[0]
+    gpu.busy_percent = gpu.temperature_c = gpu.throttles = gpu.compute_mode = gpu.mig = None
+    gpu.fields = {}
+
+    answered = gpus_of(driver).snapshot().gpus[0]
+
+    assert (answered.vitals, answered.health) == (UNKNOWN_VITALS, "ok")
+
+
+def test_an_old_driver_without_the_calls_for_vitals_still_tells_memory() -> None:
+    driver = a_driver(1)
+    driver.missing = {
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetCurrentClocksThrottleReasons",
+        "nvmlDeviceGetFieldValues",
+    }
+
+    gpu = gpus_of(driver).snapshot().gpus[0]
+
+    assert (gpu.vitals.throttled_by, gpu.vitals.recovery, gpu.vitals.temperature_c) == (None, None, 33)
+    assert gpu.free_bytes == driver.gpus[0].free_bytes
+
+
+def test_a_gpu_whose_processes_change_while_its_memory_is_read_is_settling() -> None:
+    driver = a_driver(2)
+    driver.gpus[0].while_asked = lambda: driver.gpus[0].compute.append((os.getpid(), GIB))
+    provider = gpus_of(driver)
+
+    changed = provider.snapshot().gpus
+    driver.gpus[0].while_asked = None
+    quiet = provider.snapshot().gpus
+
+    assert [gpu.settling for gpu in changed] == [True, False]
+    assert [gpu.settling for gpu in quiet] == [False, False]
+
+
+def test_a_gpu_lost_between_its_memory_and_its_vitals_is_lost() -> None:
+    driver = a_driver(1)
+    provider = gpus_of(driver)
+    provider.snapshot()
+
+    def fall_off() -> None:
+        driver.gpus[0].error = 15
+
+    driver.gpus[0].processes_error = 4
+    driver.gpus[0].while_asked = fall_off
+    gpu = provider.snapshot().gpus[0]
+
+    assert (gpu.health, gpu.vitals) == ("lost", UNKNOWN_VITALS)
 
 
 def test_a_steady_round_asks_for_identities_once() -> None:

@@ -211,15 +211,48 @@ def test_nothing_is_published_after_stop() -> None:
     in_loop(scenario, host)
 
 
-def test_a_new_interval_counts_from_now() -> None:
+def test_a_hurried_sampler_looks_four_times_a_second_until_it_may_rest_again() -> None:
+    async def scenario(host: Host) -> None:
+        first = await host.next()
+
+        host.sampler.hurry(wanted=True)
+        second, third = await host.next(), await host.next()
+        host.sampler.hurry(wanted=False)
+
+        assert 0.24 < third.taken_at_s - second.taken_at_s < 2.0
+        assert second.taken_at_s - first.taken_at_s < 2.0
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(host.published.get(), 0.4)
+
+    in_loop(scenario, Host(deadline_s=5.0))
+
+
+def test_hurry_asked_again_and_again_does_not_put_the_next_round_off() -> None:
+    async def scenario(host: Host) -> None:
+        await host.next()
+        until_s = time.monotonic() + 0.6
+
+        while time.monotonic() < until_s:
+            host.sampler.hurry(wanted=True)
+            host.sampler.hurry(wanted=False)
+            host.sampler.hurry(wanted=True)
+            await asyncio.sleep(0.02)
+
+        assert host.gpus.rounds >= 2
+
+    in_loop(scenario, Host(deadline_s=5.0))
+
+
+def test_a_pace_that_is_faster_than_hurried_is_kept() -> None:
     async def scenario(host: Host) -> None:
         await host.next()
 
-        host.sampler.set_interval(0.01)
+        host.sampler.hurry(wanted=True)
+        first, second = await host.next(), await host.next()
 
-        assert (await host.next()).state == "ok"
+        assert second.taken_at_s - first.taken_at_s < 0.2
 
-    in_loop(scenario, Host(deadline_s=5.0))
+    in_loop(scenario, Host(interval_s=0.02, deadline_s=5.0))
 
 
 def test_a_defect_in_the_provider_reaches_the_loop() -> None:

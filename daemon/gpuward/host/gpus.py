@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Final, Literal, Protocol
 
 from gpuward.host.nvml import GPU_IS_LOST, RESET_REQUIRED, GpuIdentity, GpuMemory, Nvml, NvmlTrouble
-from gpuward.policy.inventory import Gpu, GpuHealth, GpuProcess, Snapshot
+from gpuward.host.nvml_vitals import read_vitals
+from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, GpuHealth, GpuProcess, Snapshot, Vitals
 
 _NAME_MAX_CHARS: Final = 60
 
@@ -59,6 +60,17 @@ def process_name(pid: int) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What one GPU told in one round. ``settling``: its processes changed while its memory was read."""
+
+    memory: GpuMemory
+    processes: dict[int, int | None]
+    vitals: Vitals
+    settling: bool
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Unidentified:
     """A GPU that the driver counts but does not let anyone reach, and that was never seen well."""
@@ -81,6 +93,7 @@ class NvmlGpus:
         self._driver: str | None = None
         self._by_nvml_index: dict[int, GpuIdentity] = {}
         self._ever_seen: dict[str, Gpu] = {}
+        self._names: dict[int, str] = {}
 
     def snapshot(self) -> Snapshot:
         """Return one round over all GPUs, or state unavailable with the reason."""
@@ -120,6 +133,7 @@ class NvmlGpus:
         absent = self._absent(present, [look for look in looks if isinstance(look, _Unidentified)])
         gpus = tuple(replace(gpu, index=rank) for rank, gpu in enumerate([*present, *absent]))
         self._ever_seen.update((gpu.uuid, gpu) for gpu in gpus if gpu.pci_bus_id)
+        self._names = {process.pid: process.name for gpu in gpus for process in gpu.processes if process.name}
         return gpus
 
     def _look(self, nvml_index: int) -> Gpu | _Unidentified:
@@ -132,11 +146,30 @@ class NvmlGpus:
             return _Unidentified(nvml_index, trouble) if known is None else self._silent(known, trouble)
         self._by_nvml_index[nvml_index] = identity
         try:
-            memory = self._nvml.memory(handle)
-            processes, reason = self._processes(handle)
+            look = self._look_into(handle)
         except NvmlTrouble as trouble:
             return self._silent(identity, trouble)
-        return _answering(identity, memory, processes, reason)
+        return _answering(identity, look, self._named(look.processes))
+
+    def _look_into(self, handle: object) -> _Look:
+        """Read processes, memory, processes: only where both lists agree, all three are of one moment."""
+        before, _ = self._processes(handle)
+        memory = self._nvml.memory(handle)
+        processes, reason = self._processes(handle)
+        return _Look(
+            memory=memory,
+            processes=processes,
+            vitals=read_vitals(self._nvml, handle),
+            settling=before.keys() != processes.keys(),
+            reason=reason,
+        )
+
+    def _named(self, processes: dict[int, int | None]) -> tuple[GpuProcess, ...]:
+        """A name once found is remembered while its process is listed."""
+        return tuple(
+            GpuProcess(pid=pid, used_bytes=used_bytes, name=self._names.get(pid) or process_name(pid))
+            for pid, used_bytes in sorted(processes.items())
+        )
 
     def _processes(self, handle: object) -> tuple[dict[int, int | None], str]:
         """Return bytes by pid, and why the list is missing where it is: that alone does not make a GPU unusable."""
@@ -172,7 +205,17 @@ class NvmlGpus:
             else "the driver does not list it any more; the host needs a reboot"
         )
         lost = [
-            replace(gpu, reserved_bytes=None, used_bytes=None, free_bytes=None, processes=(), health="lost", reason=why)
+            replace(
+                gpu,
+                reserved_bytes=None,
+                used_bytes=None,
+                free_bytes=None,
+                processes=(),
+                health="lost",
+                reason=why,
+                vitals=UNKNOWN_VITALS,
+                settling=False,
+            )
             for gpu in gone
         ]
         return lost + [
@@ -189,7 +232,8 @@ class NvmlGpus:
         ]
 
 
-def _answering(identity: GpuIdentity, memory: GpuMemory, processes: dict[int, int | None], reason: str) -> Gpu:
+def _answering(identity: GpuIdentity, look: _Look, processes: tuple[GpuProcess, ...]) -> Gpu:
+    memory, reason = look.memory, look.reason
     if memory.free is None and not reason:
         reason = (
             "the driver does not tell this GPU's memory (unified memory, or too old a driver): claims cannot be checked"
@@ -203,11 +247,10 @@ def _answering(identity: GpuIdentity, memory: GpuMemory, processes: dict[int, in
         reserved_bytes=memory.reserved,
         used_bytes=memory.used,
         free_bytes=memory.free,
-        processes=tuple(
-            GpuProcess(pid=pid, used_bytes=used_bytes, name=process_name(pid))
-            for pid, used_bytes in sorted(processes.items())
-        ),
+        processes=processes,
         reason=reason,
+        vitals=look.vitals,
+        settling=look.settling,
     )
 
 

@@ -83,31 +83,31 @@ class Nvml:
                 self._binding = importlib.import_module("pynvml")
             except ImportError as error:
                 raise NvmlTrouble(0, f"no NVML: the Python module pynvml (nvidia-ml-py) is missing: {error}") from error
-        self._call("nvmlInit")
+        self.call("nvmlInit")
 
     def close(self) -> None:
         """Let the driver go, so that it can be unloaded or a GPU be reset. Raises NvmlTrouble."""
-        self._call("nvmlShutdown")
+        self.call("nvmlShutdown")
 
     def driver_version(self) -> str:
         """Return the driver's version. Raises NvmlTrouble."""
-        return _text(self._call("nvmlSystemGetDriverVersion"))
+        return _text(self.call("nvmlSystemGetDriverVersion"))
 
     def count(self) -> int:
         """Return how many GPUs the driver lists, lost ones too. Raises NvmlTrouble."""
-        return int(self._call("nvmlDeviceGetCount"))
+        return int(self.call("nvmlDeviceGetCount"))
 
     def handle(self, nvml_index: int) -> object:
         """Return the handle of a GPU in NVML's order, not PCI order. Raises NvmlTrouble, for a lost GPU too."""
-        handle: object = self._call("nvmlDeviceGetHandleByIndex", nvml_index)
+        handle: object = self.call("nvmlDeviceGetHandleByIndex", nvml_index)
         return handle
 
     def identity(self, handle: object) -> GpuIdentity:
         """Return UUID, name and PCI address. Raises NvmlTrouble."""
         return GpuIdentity(
-            uuid=_text(self._call("nvmlDeviceGetUUID", handle)),
-            name=_text(self._call("nvmlDeviceGetName", handle)),
-            pci_bus_id=_text(self._call("nvmlDeviceGetPciInfo", handle).busId).upper(),
+            uuid=_text(self.call("nvmlDeviceGetUUID", handle)),
+            name=_text(self.call("nvmlDeviceGetName", handle)),
+            pci_bus_id=_text(self.call("nvmlDeviceGetPciInfo", handle).busId).upper(),
         )
 
     def memory(self, handle: object) -> GpuMemory:
@@ -132,12 +132,12 @@ class Nvml:
     def _memory(self, handle: object) -> GpuMemory:
         """Version 2 tells the reserved part; drivers before 515 have version 1 only."""
         try:
-            memory = self._call("nvmlDeviceGetMemoryInfo", handle, getattr(self._binding, "nvmlMemory_v2", 0x02000028))
+            memory = self.call("nvmlDeviceGetMemoryInfo", handle, getattr(self._binding, "nvmlMemory_v2", 0x02000028))
             reserved = _available(memory.reserved)
         except NvmlTrouble as trouble:
             if trouble.code not in (FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NOT_SUPPORTED):
                 raise
-            memory, reserved = self._call("nvmlDeviceGetMemoryInfo", handle), None
+            memory, reserved = self.call("nvmlDeviceGetMemoryInfo", handle), None
         total, free = _available(memory.total), _available(memory.free)
         if not total or free is None:
             return GpuMemory(total=total or None)
@@ -148,7 +148,7 @@ class Nvml:
         for function in (name, f"{name}_v2"):
             for _ in range(3):  # the list may grow between the binding's two calls
                 try:
-                    return list(self._call(function, handle))
+                    return list(self.call(function, handle))
                 except NvmlTrouble as trouble:
                     if trouble.code == INSUFFICIENT_SIZE:
                         continue
@@ -157,8 +157,8 @@ class Nvml:
                     break
         return []
 
-    def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  the binding has no types
-        """Call the binding; whatever NVML trouble it raises comes out as ours."""
+    def call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  the binding has no types
+        """Call the binding. Raises NvmlTrouble, whatever NVML trouble the binding raises."""
         binding = self._binding
         function = getattr(binding, name, None)
         if binding is None or function is None:

@@ -19,6 +19,9 @@ from gpuward.policy.inventory import Snapshot
 
 T = TypeVar("T")
 
+HURRIED_INTERVAL_S: Final = 0.25
+"""While a worker starts, stops or releases, its memory moves within fractions of a second."""
+
 _SPEAKERS: Final = {"nvml": "NVML", "simulated": "the simulated inventory", "none": "the inventory"}
 
 
@@ -33,8 +36,10 @@ class Sampler:
         self, provider: GpuProvider, *, interval_s: float, deadline_s: float, publish: Callable[[Snapshot], None]
     ) -> None:
         self._provider = provider
+        self._usual_s = interval_s
         self._interval_s = interval_s
         self._deadline_s = deadline_s
+        self._arrived_at_s = time.monotonic()
         self._publish = publish
         self._rounds: SimpleQueue[bool] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,11 +72,14 @@ class Sampler:
         else:
             self._again = True
 
-    def set_interval(self, interval_s: float) -> None:
-        """Change the pace, from now on."""
+    def hurry(self, *, wanted: bool) -> None:
+        """Sample every `HURRIED_INTERVAL_S` while wanted, at the usual pace otherwise; counted from the last round."""
+        interval_s = min(HURRIED_INTERVAL_S, self._usual_s) if wanted else self._usual_s
+        if interval_s == self._interval_s:
+            return
         self._interval_s = interval_s
         if self._asked_at_s is None:
-            self._after(interval_s, self._begin)
+            self._after(max(0.0, self._arrived_at_s + interval_s - time.monotonic()), self._begin)
 
     def stop(self) -> None:
         """End sampling without waiting for the driver; the thread lets it go when it comes back, if ever."""
@@ -120,6 +128,7 @@ class Sampler:
         if self._loop is None:
             return
         self._asked_at_s = None
+        self._arrived_at_s = time.monotonic()
         self._answer = snapshot
         if self._again:
             self._begin()

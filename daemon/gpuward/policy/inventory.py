@@ -19,10 +19,35 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """How a GPU does, each None where the driver does not tell: unknown is never 0.
+
+    ``throttled_by``: why its clocks are held down (not those reasons that are normal, such as being idle).
+    ``ecc_uncorrected``: errors since the driver was loaded. ``rows_pending``: a row of memory is replaced at the next
+    reset; ``rows_failed``: one could not be. ``recovery``: the driver's own verdict, "" where it asks for nothing.
+    """
+
+    busy_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    throttled_by: tuple[str, ...] | None = None
+    ecc_uncorrected: int | None = None
+    rows_pending: bool | None = None
+    rows_failed: bool | None = None
+    recovery: str | None = None
+    compute_mode: str | None = None
+    mig: bool | None = None
+
+
+UNKNOWN_VITALS = Vitals()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One GPU (or MIG instance) at one moment; memory in bytes, None where the driver does not tell.
 
-    ``index`` is the rank in PCI bus order, ``used_bytes`` is total - free - reserved.
+    ``index`` is the rank in PCI bus order, ``used_bytes`` is total - free - reserved. ``settling``: processes came or
+    went while this GPU was looked at, so its memory and its processes may not be of one moment.
     """
 
     index: int
@@ -36,6 +61,8 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
     health: GpuHealth = "ok"
     reason: str = ""
+    vitals: Vitals = UNKNOWN_VITALS
+    settling: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

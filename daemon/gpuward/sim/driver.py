@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 SUCCESS: Final = 0
+_NOT_SUPPORTED: Final = 3
 _NOT_AVAILABLE: Final = 2**64 - 1
 
 
@@ -23,6 +24,8 @@ class DriverGpu:
     """One GPU as the driver has it; set ``error`` to an NVML code and every call about it fails with that.
 
     Processes are (pid, bytes or None where the driver does not tell). ``memory_error`` fails memory calls only.
+    ``fields`` are values by NVML_FI_DEV_* number; those that are missing, and what else is None, are not supported.
+    ``while_asked`` runs in each memory call: what happens on the GPU while somebody looks at it.
     """
 
     uuid: str
@@ -37,6 +40,13 @@ class DriverGpu:
     error: int = SUCCESS
     memory_error: int = SUCCESS
     processes_error: int = SUCCESS
+    busy_percent: int | None = 0
+    temperature_c: int | None = 33
+    throttles: int | None = 1
+    compute_mode: int | None = 0
+    mig: int | None = None
+    fields: dict[int, int] = field(default_factory=lambda: {4: 0, 144: 0, 145: 0, 186: 71_000, 230: 0})
+    while_asked: Callable[[], None] | None = None
 
 
 class FakeDriver:
@@ -145,6 +155,8 @@ def _pci(driver: FakeDriver, handle: object, information: Any) -> int:  # noqa: 
 def _memory(driver: FakeDriver, handle: object, memory: Any) -> int:  # noqa: ANN401
     """Version 1 counts the reserved part as used (nvml-wrapper issue 57)."""
     gpu = driver.gpu_of(handle)
+    if gpu.while_asked is not None:
+        gpu.while_asked()
     target = _target(memory)
     target.total, target.free, target.used = gpu.total_bytes, gpu.free_bytes, gpu.total_bytes - gpu.free_bytes
     return gpu.error or gpu.memory_error
@@ -173,6 +185,51 @@ def _processes(kind: str) -> Callable[..., int]:
     return fill
 
 
+def _utilization(driver: FakeDriver, handle: object, rates: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(rates).gpu = gpu.busy_percent or 0
+    return gpu.error or _supported(gpu.busy_percent)
+
+
+def _temperature(driver: FakeDriver, handle: object, _sensor: Any, degrees: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(degrees).value = gpu.temperature_c or 0
+    return gpu.error or _supported(gpu.temperature_c)
+
+
+def _throttles(driver: FakeDriver, handle: object, reasons: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(reasons).value = gpu.throttles or 0
+    return gpu.error or _supported(gpu.throttles)
+
+
+def _compute_mode(driver: FakeDriver, handle: object, mode: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(mode).value = gpu.compute_mode or 0
+    return gpu.error or _supported(gpu.compute_mode)
+
+
+def _mig_mode(driver: FakeDriver, handle: object, current: Any, pending: Any) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    _target(current).value = _target(pending).value = gpu.mig or 0
+    return gpu.error or _supported(gpu.mig)
+
+
+def _field_values(driver: FakeDriver, handle: object, _count: Any, values: Any) -> int:  # noqa: ANN401
+    """One return code per field; row remapping and recovery action are unsigned int, the others long long."""
+    gpu = driver.gpu_of(handle)
+    for slot in _target(values):
+        value = gpu.fields.get(slot.fieldId)
+        slot.nvmlReturn = _supported(value)
+        slot.valueType = 1 if slot.fieldId in (144, 145, 230) else 3
+        slot.value.ullVal = value or 0
+    return gpu.error
+
+
+def _supported(value: object) -> int:
+    return _NOT_SUPPORTED if value is None else SUCCESS
+
+
 def _target(reference: Any) -> Any:  # noqa: ANN401
     """Return what a byref() points at."""
     return reference._obj  # noqa: SLF001  that is how ctypes spells it
@@ -195,4 +252,12 @@ _PROCESS_LISTS: Final[dict[str, Callable[..., int]]] = {
     for symbol, kind in (("Compute", "compute"), ("Graphics", "graphics"), ("MPSCompute", "mps"))
     for version in (2, 3)
 }
-_SYMBOLS: Final = _IDENTITY_AND_MEMORY | _PROCESS_LISTS
+_VITALS: Final[dict[str, Callable[..., int]]] = {
+    "nvmlDeviceGetUtilizationRates": _utilization,
+    "nvmlDeviceGetTemperature": _temperature,
+    "nvmlDeviceGetCurrentClocksEventReasons": _throttles,
+    "nvmlDeviceGetComputeMode": _compute_mode,
+    "nvmlDeviceGetMigMode": _mig_mode,
+    "nvmlDeviceGetFieldValues": _field_values,
+}
+_SYMBOLS: Final = _IDENTITY_AND_MEMORY | _PROCESS_LISTS | _VITALS

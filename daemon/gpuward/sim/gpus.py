@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from gpuward.host.gpus import process_name
-from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot
+from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
 from gpuward.sim.claims import Claim, ClaimReader
 
 MIB: Final = 1024 * 1024
 GPUS_MAX: Final = 4096
 _BUSES_PER_DOMAIN: Final = 128
+_IDLE_C: Final = 33
+_IDLE_W: Final = 71.0
+_LOADED_W: Final = 118.0
+"""What an H100 draws idle, and idle with a model in its memory."""
 
 CLAIMS_VARIABLE: Final = "GPUWARD_SIM_CLAIMS"
 GPUS_VARIABLE: Final = "GPUWARD_SIM_GPUS"
@@ -171,4 +175,16 @@ def _gpu(card: Card, processes: dict[int, GpuProcess]) -> Gpu:
         used_bytes=used_bytes,
         free_bytes=usable_bytes - used_bytes,
         processes=tuple(processes.values()),
+        vitals=Vitals(
+            busy_percent=0,
+            temperature_c=_IDLE_C,
+            power_w=_LOADED_W if processes else _IDLE_W,
+            throttled_by=(),
+            ecc_uncorrected=0,
+            rows_pending=False,
+            rows_failed=False,
+            recovery="",
+            compute_mode="default",
+            mig=False,
+        ),
     )
