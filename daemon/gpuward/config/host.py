@@ -64,10 +64,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
 
 
 class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """The daemon's own log. ``format`` auto: pretty on a terminal, JSON lines elsewhere."""
+    """The daemon's own log. ``format`` auto: fields where it goes to the journal, pretty on a terminal, else JSON."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    format: Literal["auto", "journal", "json", "console"] = "auto"
 
 
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):

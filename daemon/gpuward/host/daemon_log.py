@@ -1,33 +1,83 @@
-"""The daemon's own log: structlog to standard error, pretty on a terminal, JSON lines elsewhere."""
+"""The daemon's own log by structlog: fields to the journal, pretty on a terminal, JSON lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+from gpuward.host.journald import PRIORITIES, JournalSocket, encode, is_journal
+
+Style = Literal["auto", "journal", "json", "console"]
 
 
-def open_log(level: str, style: Literal["auto", "json", "console"]) -> FilteringBoundLogger:
-    """Configure structlog for the process and return its logger."""
-    pretty = style == "console" or (style == "auto" and sys.stderr.isatty())
-    last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(pad_event_to=18, colors=sys.stderr.isatty())]
-        if pretty
-        else [structlog.processors.EventRenamer("event"), structlog.processors.JSONRenderer()]
-    )
+def open_log(level: str, style: Style) -> FilteringBoundLogger:
+    """Configure structlog for the process and return its logger.
+
+    Where ``journal`` is asked for and there is none, the log says so and goes on as JSON lines.
+    """
+    wanted = _fitting() if style == "auto" else style
+    missing = wanted == "journal" and not JournalSocket.present()
+    log = _configured(level, "json" if missing else wanted)
+    if missing:
+        log.warning("log-format", reason='logging.format is "journal" and there is no journal here: JSON lines instead')
+    return log
+
+
+def _fitting() -> Style:
+    """The style for what standard error is."""
+    if sys.stderr.isatty():
+        return "console"
+    ours = is_journal(sys.stderr.fileno(), os.environ) and JournalSocket.present()
+    return "journal" if ours else "json"
+
+
+def _configured(level: str, style: Style) -> FilteringBoundLogger:
+    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
+    if style == "journal":
+        factory = JournalLogger
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if pretty else "iso", utc=not pretty),
-            structlog.processors.format_exc_info,
-            *last,
-        ],
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, *_last(style)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
     log: FilteringBoundLogger = structlog.get_logger()
     return log
+
+
+def _last(style: Style) -> list[Processor]:
+    """The steps that give the style its form."""
+    if style == "journal":
+        return [journal_message]
+    if style == "console":
+        clock = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        return [clock, structlog.dev.ConsoleRenderer(pad_event_to=18, colors=sys.stderr.isatty())]
+    return [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
+
+
+class JournalLogger:
+    """What structlog ends in: every level is one `send`, the priority is a field of the message."""
+
+    def __init__(self, *_: object) -> None:
+        self.socket = JournalSocket()
+        self.debug = self.info = self.warning = self.error = self.critical = self.socket.send
+
+
+def journal_message(_: object, level: str, event: EventDict) -> bytes:
+    """The datagram of an event: KIND, WORKER, GPU, RUN, CAUSE and what else it carries; MESSAGE says it in a line."""
+    known = dict(event)
+    kind, reason = str(known.pop("event", "")), known.pop("reason", None)
+    known.pop("level", None)
+    subject = f"{kind} {known['worker']}" if known.get("worker") else kind
+    message = {
+        "MESSAGE": f"{subject}: {reason}" if reason else subject,
+        "PRIORITY": PRIORITIES.get(level, PRIORITIES["info"]),
+        "SYSLOG_IDENTIFIER": "gpuward",
+        "KIND": kind,
+    }
+    return encode({**message, **known})
