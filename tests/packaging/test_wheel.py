@@ -105,6 +105,20 @@ def test_an_installed_program_runs_outside_the_source_tree(installed: Path, tmp_
     assert f"usage: {program}" in shown.stdout
 
 
+def test_an_installed_package_brings_the_files_that_it_installs(installed: Path, tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}
+    program = installed / "bin/gpuward"
+
+    ran = subprocess.run(
+        [program, "install", "--systemd", "--prefix", tmp_path],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr
+    assert f"ExecStart={program} run" in (tmp_path / "etc/systemd/system/gpuward.service").read_text()
+    assert (tmp_path / "etc/gpuward/fleet.toml").read_bytes() == (ROOT / "etc/fleet.toml").read_bytes()
+
+
 def test_a_source_archive_has_what_the_wheel_is_made_of(tmp_path: Path) -> None:
     with tarfile.open(build("sdist", tmp_path)) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

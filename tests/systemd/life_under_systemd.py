@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +36,8 @@ WatchdogSec=2s
 RestartSec=100ms
 """
 WITHIN_S = 15.0
+FLEET_FILE = Path("/etc/gpuward/fleet.toml")
+DROP_IN_FILE = Path("/etc/systemd/system/gpuward.service.d/test.conf")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -72,30 +73,44 @@ def owner(path: Path) -> str:
     return f"{pwd.getpwuid(stat.st_uid).pw_name}:{getgrgid(stat.st_gid).gr_name} {stat.st_mode & 0o7777:o}"
 
 
-def install() -> None:
-    """Do what the README tells an administrator, from the shipped files."""
-    for name in ("gpuward.sysusers.conf", "gpuward.tmpfiles.conf", "gpuward.service"):
-        shutil.copy(ROOT / "systemd" / name, "/run/systemd/system" if name.endswith("service") else "/run")
-    run("systemd-sysusers", "/run/gpuward.sysusers.conf").check_returncode()
-    run("systemd-tmpfiles", "--create", "/run/gpuward.tmpfiles.conf").check_returncode()
-    drop_in = Path("/run/systemd/system/gpuward.service.d/test.conf")
-    drop_in.parent.mkdir()
-    drop_in.write_text(DROP_IN.format(gpuward=PROGRAMS / "gpuward"))
-    Path("/etc/gpuward/fleet.toml").write_text(FLEET)
-    Path("/etc/gpuward/gpuward.toml").write_text("")
-    run("useradd", "--system", "--groups", "gpuctl", "on-call").check_returncode()
-    run("useradd", "--system", "passer-by").check_returncode()
+def install() -> dict[str, Any]:
+    """Do what `gpuward install` prints, and what only this test needs: simulated GPUs, its own fleet, two accounts."""
     for path in (ROOT, PROGRAMS, Path(sys.executable).resolve()):
         for parent in path.parents:  # the throw-away copy of root's home, for one, lets nobody else in
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(parent.stat().st_mode | 0o011)
+    installed = run(PROGRAMS / "gpuward", "install", "--systemd")
+    again = run(PROGRAMS / "gpuward", "install", "--systemd")
+    run("systemd-sysusers", "gpuward.conf").check_returncode()
+    run("systemd-tmpfiles", "--create", "gpuward.conf").check_returncode()
     run("systemctl", "daemon-reload").check_returncode()
+    enabled = run("systemctl", "enable", "gpuward")
+    starts = shown("ExecStart")
+    DROP_IN_FILE.parent.mkdir()
+    DROP_IN_FILE.write_text(DROP_IN.format(gpuward=PROGRAMS / "gpuward"))
+    FLEET_FILE.write_text(FLEET)
+    run("useradd", "--system", "--groups", "gpuctl", "on-call").check_returncode()
+    run("useradd", "--system", "passer-by").check_returncode()
+    run("systemctl", "daemon-reload").check_returncode()
+    return {"said": installed.stdout, "again": again.stdout, "starts": starts, "enabled": enabled.returncode}
+
+
+def uninstall() -> dict[str, Any]:
+    """After the day: the fleet was edited, the rest is as it was installed."""
+    removed = run(PROGRAMS / "gpuward", "uninstall", "--systemd")
+    DROP_IN_FILE.unlink()
+    run("systemctl", "daemon-reload")
+    found = run("find", "/etc", "/usr/lib/systemd", "/run/systemd", "-name", "*gpuward*", "-not", "-name", "*.d")
+    kept = FLEET_FILE.read_text() == FLEET if FLEET_FILE.exists() else False
+    left = [path for path in found.stdout.split() if Path(path).is_file() or Path(path).is_symlink()]
+    return {"rc": removed.returncode, "said": removed.stdout, "left": left, "kept": kept, "loaded": shown("LoadState")}
 
 
 def start() -> dict[str, Any]:
     started = run("systemctl", "start", "gpuward")
-    eventually(lambda: bool(worker_pids()))
-    first = worker_pids()[0] if worker_pids() else os.getpid()
+    if not eventually(lambda: bool(worker_pids())):
+        sys.exit(f"no worker became ready: {run('journalctl', '-u', 'gpuward', '-o', 'cat', '-n', '60').stdout}")
+    first = worker_pids()[0]
     environment = Path(f"/proc/{first}/environ").read_text().split("\0")
     return {
         "rc": started.returncode,
@@ -135,10 +150,39 @@ def stop() -> dict[str, Any]:
 
 
 def bad_host_file() -> dict[str, Any]:
-    Path("/etc/gpuward/gpuward.toml").write_text("[no-such-table]\n")
+    host_file = Path("/etc/gpuward/gpuward.toml")
+    shipped = host_file.read_text()
+    host_file.write_text("[no-such-table]\n")
     run("systemctl", "start", "gpuward")
     eventually(lambda: shown("ActiveState") == "failed")
-    return {"active": shown("ActiveState"), "code": shown("ExecMainStatus"), "restarts": shown("NRestarts")}
+    host_file.write_text(shipped)
+    said = run("journalctl", "-u", "gpuward", "-p", "err", "-o", "cat", "-n", "5").stdout
+    state = {"active": shown("ActiveState"), "code": shown("ExecMainStatus"), "restarts": shown("NRestarts")}
+    return {"state": state, "said_as_error": said}
+
+
+def journal(*matches: str) -> list[dict[str, Any]]:
+    lines = run("journalctl", "-o", "json", "-n", "200", *matches).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def lose_a_worker() -> dict[str, Any]:
+    """Kill a worker; tell what the journal has under its name, and the scores by which the kernel would choose."""
+    eventually(lambda: bool(worker_pids()))
+    pid = worker_pids()[0]
+    scores = {
+        who: int(Path(f"/proc/{of}/oom_score_adj").read_text())
+        for who, of in (("worker", pid), ("daemon", shown("MainPID")))
+    }
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: bool(journal("WORKER=sleeper/0", "CAUSE=crash")))
+    eventually(lambda: bool(worker_pids()) and worker_pids()[0] != pid)
+    return {
+        "scores": scores,
+        "crash": journal("WORKER=sleeper/0", "CAUSE=crash"),
+        "warnings": journal("WORKER=sleeper/0", "-p", "warning"),
+        "all": journal("WORKER=sleeper/0"),
+    }
 
 
 def signal_daemon(number: signal.Signals) -> None:
@@ -146,8 +190,8 @@ def signal_daemon(number: signal.Signals) -> None:
 
 
 def main() -> None:
-    install()
-    seen = {"start": start()}
+    seen = {"install": install(), "start": start()}
+    seen["lost_worker"] = lose_a_worker()
     seen["reload"] = survive(lambda: run("systemctl", "reload", "gpuward"), new_daemon=False)
     seen["restart"] = survive(lambda: run("systemctl", "restart", "gpuward"), new_daemon=True)
     seen["crash"] = survive(lambda: signal_daemon(signal.SIGKILL), new_daemon=True)
@@ -155,6 +199,7 @@ def main() -> None:
     seen["stop"] = stop()
     seen["bad_host_file"] = bad_host_file()
     seen["journal"] = {"tail": run("journalctl", "-u", "gpuward", "-o", "cat", "-n", "60").stdout.splitlines()}
+    seen["uninstall"] = uninstall()
     print(json.dumps(seen))
 
 

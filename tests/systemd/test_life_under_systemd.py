@@ -107,4 +107,50 @@ def test_a_stop_leaves_no_process_of_the_user(seen) -> None:
 
 
 def test_a_bad_host_file_fails_the_unit_once_without_a_restart_loop(seen) -> None:
-    assert seen["bad_host_file"] == {"active": "failed", "code": "78", "restarts": "0"}
+    assert seen["bad_host_file"]["state"] == {"active": "failed", "code": "78", "restarts": "0"}
+
+
+def test_what_keeps_the_daemon_from_starting_is_an_error_in_the_journal(seen) -> None:
+    assert "no-such-table" in seen["bad_host_file"]["said_as_error"]
+
+
+def test_installing_puts_the_unit_in_place_with_the_program_it_was_called_as(seen) -> None:
+    program = Path(sys.executable).parent / "gpuward"
+
+    assert "Next:" in seen["install"]["said"]
+    assert f"path={program} " in seen["install"]["starts"]
+    assert seen["install"]["enabled"] == 0
+
+
+def test_installing_twice_changes_nothing(seen) -> None:
+    assert "Nothing to do." in seen["install"]["again"]
+    assert "installed " not in seen["install"]["again"]
+
+
+def test_uninstalling_leaves_the_edited_fleet_and_nothing_else(seen) -> None:
+    assert seen["uninstall"]["rc"] == 0, seen["uninstall"]
+    assert seen["uninstall"]["kept"]
+    assert seen["uninstall"]["left"] == []
+    assert seen["uninstall"]["loaded"] == "not-found"
+
+
+def test_the_journal_finds_a_worker_and_a_cause_by_field_with_its_priority(seen) -> None:
+    crash, *_ = seen["lost_worker"]["crash"]
+
+    assert (crash["WORKER"], crash["CAUSE"], crash["PRIORITY"]) == ("sleeper/0", "crash", "4")
+    assert (crash["_SYSTEMD_UNIT"], crash["_TRANSPORT"]) == ("gpuward.service", "journal")
+    assert crash["KIND"].startswith("worker-")
+    assert int(crash["RUN"]) >= 1
+
+
+def test_a_worker_that_starts_well_is_no_warning(seen) -> None:
+    priorities = {event["KIND"]: event["PRIORITY"] for event in seen["lost_worker"]["all"]}
+
+    assert priorities["worker-ready"] == "6"
+    assert {event["PRIORITY"] for event in seen["lost_worker"]["warnings"]} == {"4"}
+
+
+def test_the_kernel_would_kill_a_worker_before_the_daemon(seen) -> None:
+    scores = seen["lost_worker"]["scores"]
+
+    assert scores["worker"] >= 200 > scores["daemon"]
