@@ -23,6 +23,7 @@ from gpuward.daemon import CannotRun, Daemon, Parts
 from gpuward.engines.launch import HostContext
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
+from gpuward.gpu_care import GpuCare
 from gpuward.host.daemon_log import open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.notify import Notify
@@ -199,6 +200,7 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
     )
     supervisor = Supervisor(equipment, journal, FleetState(snapshot=sampler.latest, terms=terms))
     fleets = Fleets(supervisor, records, settings, options.fleet)
-    views = Views(supervisor, fleets, time.monotonic())
+    care = GpuCare(supervisor, settings.watch)
+    views = Views(supervisor, fleets, care, time.monotonic())
     commands = Commands(equipment, supervisor, fleets, views)
-    return Parts(equipment=equipment, supervisor=supervisor, fleets=fleets, commands=commands)
+    return Parts(equipment=equipment, supervisor=supervisor, fleets=fleets, care=care, commands=commands)

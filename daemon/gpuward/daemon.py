@@ -14,6 +14,7 @@ from gpuward.answering.commands import Commands
 from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets, read_fleet_file
+from gpuward.gpu_care import GpuCare
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
 from gpuward.host.processes import boot_id
@@ -41,6 +42,7 @@ class Parts:
     equipment: Equipment
     supervisor: Supervisor
     fleets: Fleets
+    care: GpuCare
     commands: Commands
 
 
@@ -95,6 +97,7 @@ class Daemon:
     def observe(self, snapshot: Snapshot) -> None:
         """Take a sample of the GPUs in."""
         self._parts.supervisor.observe(snapshot)
+        self._parts.care.observe(snapshot)
         self._first_sample.set()
         if self._waiting_for_inventory and snapshot.state == "ok":
             self._waiting_for_inventory = False

@@ -40,6 +40,7 @@ from gpuward.policy.operations import Operation, Target, Verb, advance, supersed
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner
+from gpuward.running.traces import Traces
 
 OPERATIONS_KEPT = 256
 
@@ -88,7 +89,7 @@ class Supervisor:
         self.state = state
         self.operations = Operations()
         self.attribution = Attribution()
-        self._peaks: dict[str, dict[str, int]] = {}
+        self._traces = Traces()
         self._equipment = equipment
         self._journal = journal
         reports = Reports(submit=self.submit, ended=self._run_ended, worker=self._worker, port_blocks=self._port_blocks)
@@ -120,9 +121,7 @@ class Supervisor:
         """Take a sample of the GPUs in."""
         before = self.state.snapshot
         self.attribution.update(snapshot, self._runner.tracks())
-        for name, used in self.attribution.used_bytes.items():
-            peaks = self._peaks.setdefault(name, {})
-            peaks.update({uuid: max(peaks.get(uuid, 0), count) for uuid, count in used.items()})
+        self._traces.observe(snapshot, self.state.workers, self.attribution.used_bytes)
         self.command(lambda state, now_s: policy.observe(state, snapshot, now_s))
         if before.state != snapshot.state:
             self._journal.note("inventory", f"GPU inventory is {snapshot.state}: {snapshot.reason or 'answers'}")
@@ -205,7 +204,7 @@ class Supervisor:
         match effect:
             case StartRun(worker=name):
                 worker = self.state.workers[name]
-                self._peaks.pop(name, None)
+                self._traces.begin(name)
                 self._runner.start(worker, self.state.pool_of(worker))
             case Terminate(worker=name):
                 self._runner.terminate(name)
@@ -254,7 +253,8 @@ class Supervisor:
             descendants_killed=findings.ending.descendants_killed,
             max_rss_bytes=findings.ending.max_rss_bytes,
             gpu_uuids=worker.run_uuids,
-            peak_bytes=self._peaks.get(worker.name, {}),
+            peak_bytes=self._traces.peaks(worker.name),
+            samples=self._traces.samples(worker.name),
         )
         try:
             self._equipment.records.add_run(worker.name, record, self._equipment.settings.limits.log_keep_runs)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from typing import Any
 
 from gpuward import __version__
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.fleets import Fleets, Proposal
+from gpuward.gpu_care import GpuCare
 from gpuward.host.records import RunRecord
 from gpuward.journal import rfc3339
 from gpuward.policy.inventory import Gpu
@@ -24,9 +26,10 @@ Document = dict[str, Any]
 class Views:
     """What the daemon tells of itself."""
 
-    def __init__(self, supervisor: Supervisor, fleets: Fleets, started_s: float) -> None:
+    def __init__(self, supervisor: Supervisor, fleets: Fleets, care: GpuCare, started_s: float) -> None:
         self._supervisor = supervisor
         self._fleets = fleets
+        self._care = care
         self._started_s = started_s
 
     def daemon(self) -> Document:
@@ -83,17 +86,19 @@ class Views:
             "restarts": worker.restarts,
             "uptime_s": round(now_s - worker.started_s, 3) if lives and worker.started_s is not None else None,
             "memory": self._memory(worker, uuids, by_uuid),
+            "warnings": list(self._care.watch.of_worker(worker.name)),
             "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
             "next_start_at": _next_start_at(worker, now_s),
         }
 
     def _memory(self, worker: Worker, uuids: tuple[str, ...], by_uuid: dict[str, Gpu]) -> list[Document]:
         used = self._supervisor.attribution.used_bytes.get(worker.name, {})
+        untold = self._supervisor.attribution.untold
         pool = self._supervisor.state.pool_of(worker)
         return [
             {
                 "gpu_uuid": uuid,
-                "used_bytes": used.get(uuid, 0),
+                "used_bytes": None if (worker.name, uuid) in untold else used.get(uuid, 0),
                 "claim_bytes": claim_bytes(pool, by_uuid[uuid]) if uuid in by_uuid else None,
             }
             for uuid in uuids
@@ -113,6 +118,9 @@ class Views:
             "claimed_bytes": sum(claim_bytes(state.pool_of(worker), gpu) or 0 for worker in holders),
             "health": gpu.health,
             "reason": gpu.reason,
+            "warnings": list(self._care.watch.of_gpu(gpu.uuid)),
+            "vitals": asdict(gpu.vitals),
+            "settling": gpu.settling,
             "workers": [worker.name for worker in holders],
             "foreign": [
                 {"pid": process.pid, "name": process.name, "used_bytes": process.used_bytes}
@@ -223,6 +231,10 @@ def _run(record: RunRecord) -> Document:
         "peak_bytes": record.peak_bytes,
         "descendants_killed": record.descendants_killed,
         "max_rss_bytes": record.max_rss_bytes,
+        "samples": [
+            {"at": rfc3339(sample.at), "used_bytes": sample.used_bytes, "free_bytes": sample.free_bytes}
+            for sample in record.samples
+        ],
     }
 
 

@@ -11,6 +11,8 @@ from msgspec import Struct, field
 
 Engine = Literal["vllm", "command", "simulated"]
 
+OnBreach = Literal["warn", "drain", "restart"]
+
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.9
 """Share of a GPU's total memory that a worker claims when its pool names none."""
 
@@ -59,6 +61,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     start_timeout_s: float = 1800.0
     stop_timeout_s: float = 30.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+    on_breach: OnBreach = "warn"
     depends_on: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     ready_url: str | None = None

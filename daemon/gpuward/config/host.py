@@ -63,6 +63,20 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     log_keep_runs: int = 5
 
 
+class WatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """When a worker's memory is noteworthy. Ratios are of a GPU's total; the larger slack of the two counts.
+
+    A signal needs ``samples`` in a row. ``action_pause_s``: least time between two actions on one GPU.
+    """
+
+    slack_bytes: int = 2048 * MIB
+    slack_ratio: float = 0.03
+    growth_bytes: int = 2048 * MIB
+    pressure_ratio: float = 0.02
+    samples: int = 3
+    action_pause_s: float = 600.0
+
+
 class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The daemon's own log. ``format`` auto: fields where it goes to the journal, pretty on a terminal, else JSON."""
 
@@ -78,4 +92,5 @@ class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     inventory: InventorySettings = field(default_factory=InventorySettings)
     ports: PortRange = field(default_factory=PortRange)
     limits: Limits = field(default_factory=Limits)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     logging: Logging = field(default_factory=Logging)

@@ -38,6 +38,14 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
         "log_max_bytes": at_least(64 * 1024),
         "log_keep_runs": between(1, 1000),
     },
+    "watch": {
+        "slack_bytes": at_least(0),
+        "slack_ratio": between(0, 1),
+        "growth_bytes": at_least(0),
+        "pressure_ratio": between(0, 0.5),
+        "samples": between(1, 1000),
+        "action_pause_s": between(1, 7 * 24 * 3600),
+    },
     "logging": {},
 }
 

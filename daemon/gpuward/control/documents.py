@@ -62,6 +62,7 @@ class Worker(TypedDict):
     restarts: int
     uptime_s: float | None
     memory: list[MemoryUse]
+    warnings: NotRequired[list[str]]
     last_exit: LastExit | None
     next_start_at: str | None
 
@@ -72,6 +73,21 @@ class Foreign(TypedDict):
     pid: int
     name: str
     used_bytes: int | None
+
+
+class Vitals(TypedDict):
+    """How a GPU does; None where the driver does not tell."""
+
+    busy_percent: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttled_by: list[str] | None
+    ecc_uncorrected: int | None
+    rows_pending: bool | None
+    rows_failed: bool | None
+    recovery: str | None
+    compute_mode: str | None
+    mig: bool | None
 
 
 class Gpu(TypedDict):
@@ -86,6 +102,9 @@ class Gpu(TypedDict):
     claimed_bytes: int
     health: str
     reason: str
+    warnings: NotRequired[list[str]]
+    vitals: NotRequired[Vitals]
+    settling: NotRequired[bool]
     workers: list[str]
     foreign: list[Foreign]
     stale: bool

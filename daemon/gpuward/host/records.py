@@ -44,6 +44,14 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     worker: Worker
 
 
+class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's GPUs held at one moment (wall time); bytes by GPU UUID, used by the run, free for anybody."""
+
+    at: float
+    used_bytes: dict[str, int]
+    free_bytes: dict[str, int | None]
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One ended run, for ``gpuctl why``; ``ended_at`` is wall time, memory in bytes per GPU UUID."""
 
@@ -57,6 +65,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     max_rss_bytes: int
     gpu_uuids: tuple[str, ...]
     peak_bytes: dict[str, int]
+    samples: tuple[MemorySample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,18 @@ class RestartAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Condemned:
+    """A run that works must end: it breaks its limits, or its GPU is out of order. Counts as a failure.
+
+    ``then``: start again, or stay stopped until the next command; the goal stays as it is.
+    """
+
+    run: int
+    then: Literal["start", "stop"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class HaltAsked:
     """The daemon stops; the goal stays."""
 
@@ -169,6 +181,7 @@ Event: TypeAlias = (
     StartAsked
     | StopAsked
     | RestartAsked
+    | Condemned
     | HaltAsked
     | BecameReady
     | ProbeMissed

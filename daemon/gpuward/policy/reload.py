@@ -19,6 +19,7 @@ _KEEPS_PROCESS = frozenset(
     {
         "workers",
         "restart",
+        "on_breach",
         "start_timeout_s",
         "stop_timeout_s",
         "depends_on",

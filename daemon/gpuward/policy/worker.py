@@ -17,6 +17,7 @@ from dataclasses import replace
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import (
     BecameReady,
+    Condemned,
     DeadlinePassed,
     Event,
     Goal,
@@ -93,6 +94,8 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
             return _wind_down(down, "stop", reason, now_s)
         case RestartAsked(reason=reason):
             return _restart_asked(worker, reason, now_s)
+        case Condemned():
+            return _condemned(worker, event, now_s)
         case HaltAsked():
             halted = replace(worker, halted=worker.goal is Goal.UP and worker.phase is not Phase.FAILED)
             return _wind_down(halted, "halt", "the daemon stops", now_s)
@@ -127,6 +130,14 @@ def _restart_asked(worker: Worker, reason: str, now_s: float) -> Step:
     if worker.phase is Phase.STOPPING:
         return replace(fresh, then="start"), ()
     return _wind_down(fresh, "start", reason, now_s)
+
+
+def _condemned(worker: Worker, event: Condemned, now_s: float) -> Step:
+    """End a run that nobody has asked to end, in order; who is on the way down already goes on with that."""
+    if worker.run != event.run or worker.phase not in {Phase.STARTING, Phase.READY}:
+        return worker, ()
+    counted = replace(worker, failures=(*worker.failures, now_s), not_before_s=now_s)
+    return _wind_down(counted, event.then, event.reason, now_s)
 
 
 def _wind_down(worker: Worker, then: Next, reason: str, now_s: float) -> Step:

@@ -28,6 +28,8 @@ class Attribution:
     owners: dict[int, str] = field(default_factory=dict)
     used_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     """Worker -> GPU UUID -> bytes."""
+    untold: set[tuple[str, str]] = field(default_factory=set)
+    """Worker and GPU UUID where the driver does not tell the memory of every process."""
 
     def update(self, snapshot: Snapshot, tracks: Tracks) -> None:
         """Look at a new sample."""
@@ -37,12 +39,17 @@ class Attribution:
         found = {pid: owner for pid in listed - known.keys() if (owner := owner_of(pid, tracks)) is not None}
         self.owners = known | found
         self.used_bytes = {}
+        self.untold = set()
         for gpu in snapshot.gpus:
             for process in gpu.processes:
                 owner = self.owners.get(process.pid)
-                if owner is not None and process.used_bytes is not None:
-                    used = self.used_bytes.setdefault(owner, {})
-                    used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
+                if owner is None:
+                    continue
+                if process.used_bytes is None:
+                    self.untold.add((owner, gpu.uuid))
+                    continue
+                used = self.used_bytes.setdefault(owner, {})
+                used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
 
 
 def owner_of(pid: int, tracks: Tracks) -> str | None:
