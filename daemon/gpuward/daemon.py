@@ -17,14 +17,13 @@ from gpuward.fleets import Fleets, read_fleet_file
 from gpuward.gpu_care import GpuCare
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
-from gpuward.host.processes import boot_id
 from gpuward.host.unit_job import pending_job
 from gpuward.policy import fleet as policy
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Phase
 from gpuward.policy.ports import PortsExhausted
-from gpuward.policy.resume import resumed
 from gpuward.supervisor import Supervisor
+from gpuward.takeover import Takeover
 
 
 class CannotRun(Exception):
@@ -50,6 +49,7 @@ class Daemon:
     """Runs until it is told to stop (every worker is down then) or to detach (they go on)."""
 
     _parts: Parts
+    _takeover: Takeover
 
     def __init__(self, notify: Notify, *, simulate: str | None, sample_within_s: float) -> None:
         self._notify = notify
@@ -65,12 +65,14 @@ class Daemon:
     async def live(self, parts: Parts, server: Server) -> None:
         """Take over, run, end."""
         self._parts = parts
+        self._takeover = Takeover(parts.equipment, parts.supervisor, parts.fleets)
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
         loop.set_exception_handler(lambda _, context: _fail(failed, context))
         self._handle_signals(loop)
         raise_file_limit()
         become_subreaper()
+        reap()  # of the program that this process was before `gpuctl daemon reexec`
         parts.equipment.sampler.start(loop)
         serving = asyncio.create_task(server.serve(parts.commands.dispatch))
         try:
@@ -99,9 +101,13 @@ class Daemon:
         self._parts.supervisor.observe(snapshot)
         self._parts.care.observe(snapshot)
         self._first_sample.set()
-        if self._waiting_for_inventory and snapshot.state == "ok":
+        if snapshot.state != "ok" or not self._parts.commands.open:
+            return
+        if self._waiting_for_inventory:
             self._waiting_for_inventory = False
             self._apply_first()
+        if not self._takeover.settled:
+            self._takeover.settle()
 
     async def _begin(self, socket: str) -> None:
         """Resume what was applied, or apply the file of the start."""
@@ -114,32 +120,37 @@ class Daemon:
                 await self._first_sample.wait()
         except TimeoutError:
             journal.note("inventory", "no GPU sample yet; goes on without", level="warning")
-        self._resume()
-        for broken in self._parts.equipment.records.set_aside:
-            journal.note("set-aside", f"{broken.path}: {broken.reason}", level="warning")
-        if self._parts.fleets.stored is None or not self._parts.supervisor.state.workers:
+        self._takeover.begin()
+        self._tell_set_aside()
+        if self._parts.fleets.stored is None:
             self._apply_first()
+        self._takeover.settle()
         self._parts.commands.open = True
         self._notify.ready(self._status_line())
 
-    def _resume(self) -> None:
-        self._parts.fleets.resume()
-        if self._parts.fleets.stored is None:
-            return
-        pools = {pool.name: pool for pool in self._parts.fleets.stored.fleet.pools}
-        now_s = time.monotonic()
-        workers = {
-            name: resumed(record.worker, same_boot=record.boot_id == boot_id(), now_s=now_s)
-            for name, record in self._parts.equipment.records.load_workers().items()
-            if record.worker.pool in pools
-        }
-        self._parts.supervisor.adopt(pools, workers)
-        self._parts.fleets.settle()
+    def _tell_set_aside(self) -> None:
+        """Say which files of the state directory could not be used."""
+        broken = self._parts.equipment.records.set_aside
+        while broken:
+            one = broken.pop(0)
+            self._parts.supervisor.notice("set-aside", f"{one.path}: {one.reason}", str(one.path))
 
     def _apply_first(self) -> None:
-        """Apply the file of the start; a host whose GPUs do not answer yet is waited for, a bad file is not."""
+        """Apply the file of the start where no fleet is on record; what runs is never left alone for a bad file."""
+        try:
+            self._apply_start_file()
+        except CannotRun as error:
+            if not self._takeover.supervises:
+                raise
+            self._takeover.go_on_without_a_fleet(str(error))
+        waits = self._waiting_for_inventory or self._parts.fleets.stored is not None
+        if not waits and self._takeover.supervises:
+            self._takeover.go_on_without_a_fleet("no fleet is on record and none was given with --fleet")
+
+    def _apply_start_file(self) -> None:
+        """A host whose GPUs do not answer yet is waited for, a bad file is not."""
         path = self._parts.fleets.start_file
-        if path is None or self._parts.fleets.stored is not None:
+        if path is None:
             return
         try:
             proposal = self._parts.fleets.propose(read_fleet_file(path))
@@ -147,7 +158,7 @@ class Daemon:
             raise CannotRun(f"cannot read {path}: {error}", permanent=True) from None
         if proposal.plan.ok:
             try:
-                self._parts.fleets.apply(proposal)
+                self._parts.fleets.apply(proposal, unsaved=self._takeover.supervises)
             except (OSError, PortsExhausted) as error:
                 raise CannotRun(f"cannot apply {path}: {error}", permanent=False) from None
         elif any(problem.code == "inventory-unavailable" for problem in proposal.plan.problems):
@@ -212,6 +223,7 @@ class Daemon:
     def _on_turn(self) -> None:
         """Tell systemd that the loop goes round, from the loop itself."""
         now_s = time.monotonic()
+        self._tell_set_aside()
         if self._notify.watchdog_s is not None and now_s - self._watchdog_at_s > self._notify.watchdog_s / 4:
             self._watchdog_at_s = now_s
             self._notify.watchdog()

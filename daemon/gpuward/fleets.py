@@ -18,15 +18,18 @@ from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.config.host import HostSettings
 from gpuward.engines.build import http_port
+from gpuward.host.boundary import around
 from gpuward.host.ports import listening
 from gpuward.host.records import VERSION, Records, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Applied, Ports, apply
+from gpuward.policy.fleet import step
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.life import Event, Goal, RestartAsked
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
 from gpuward.policy.ports import assign, explicit_ports, problems
-from gpuward.policy.reload import Change, compare
+from gpuward.policy.reload import Change, compare, outdated
 from gpuward.supervisor import Supervisor
 
 FILE_MAX_BYTES = 4 * 1024**2
@@ -102,10 +105,11 @@ class Fleets:
         source = FleetText(text="", name=self.stored.source, directory="/")
         return self._planned(source, structs.replace(self.stored.fleet, pools=pools))
 
-    def apply(self, proposal: Proposal) -> int:
+    def apply(self, proposal: Proposal, *, unsaved: bool = False) -> int:
         """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
 
         OSError where it cannot be saved, PortsExhausted where too many ports are taken: nothing has changed then.
+        ``unsaved``: go on where it cannot be saved, for want of a fleet the workers would have none at all.
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok
@@ -120,7 +124,7 @@ class Fleets:
             applied_at=time.time(),
             fleet=fleet,
         )
-        self._records.save_fleet(stored)
+        self._save(stored, unsaved=unsaved)
         self.stored = stored
         self._supervisor.journal.note(
             "fleet-applied", f"revision {stored.revision} of {stored.source}: {summary(changes)}"
@@ -129,24 +133,67 @@ class Fleets:
         self.look_for_drift()
         return stored.revision
 
+    def _save(self, stored: StoredFleet, *, unsaved: bool) -> None:
+        try:
+            with around("save fleet"):
+                self._records.save_fleet(stored)
+        except OSError as error:
+            if not unsaved:
+                raise
+            self._supervisor.notice("fleet-not-saved", f"the fleet is applied, but not saved: {error.strerror}")
+
+    def reconstruct(self, sizes: Mapping[str, int], why: str) -> None:
+        """Make the pools of what runs the fleet, with so many workers each; ``why`` there is no other."""
+        pools = self._supervisor.state.pools
+        fleet = Fleet(pools=tuple(structs.replace(pools[name], workers=size) for name, size in sizes.items()))
+        known = ", ".join(f"{name} x {size}" for name, size in sizes.items())
+        self._supervisor.notice("fleet-reconstructed", f"{why}; what runs is the fleet now: {known}; apply yours again")
+        stored = StoredFleet(
+            version=VERSION, revision=1, source="what-ran", digest="", applied_at=time.time(), fleet=fleet
+        )
+        self._save(stored, unsaved=True)
+        self.stored = stored
+        self.look_for_drift()
+
     def resume(self) -> None:
         """Go on with the fleet that was applied last, if there is one; the file of the start is only compared."""
         self.stored = self._records.load_fleet()
         self.look_for_drift()
 
-    def settle(self) -> None:
-        """Bring the workers in line with the applied fleet: a crash may have come between the two records."""
+    def settle(self) -> bool:
+        """Bring the workers in line with the applied fleet: a crash may have come between the two records.
+
+        False where the fleet does not fit the host as it is now: nothing has changed then.
+        """
         if self.stored is None:
-            return
+            return False
         fleet = self.stored.fleet
         state = self._supervisor.state
         plan = self.plan(fleet, state.snapshot, {name: one.device_uuids for name, one in state.workers.items()})
-        if plan.ok:
-            applied = Applied(fleet, plan, (), self._ports(fleet))
-            self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
-        else:
+        if not plan.ok:
             reason = f"revision {self.revision} goes on with the devices that are known: {plan.problems[0].message}"
-            self._supervisor.journal.note("fleet-does-not-fit", reason, level="warning")
+            self._supervisor.notice("fleet-does-not-fit", reason)
+            return False
+        self._supervisor.notices.pop("fleet-does-not-fit", None)
+        applied = Applied(fleet, plan, (), self._ports(fleet))
+        self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
+        return True
+
+    def roll_outdated(self, started_as: Mapping[str, Pool]) -> None:
+        """Restart, by command, every run that was started with something else than the fleet says now.
+
+        ``started_as``: the pool that a worker's run was started from, where that is known; it names the keys.
+        """
+        state = self._supervisor.state
+        events: list[tuple[str, Event]] = []
+        for worker in state.workers.values():
+            settled = worker.alive and worker.goal is Goal.UP and worker.then is None and not worker.removed
+            reason = outdated(worker, state.pool_of(worker), started_as.get(worker.name)) if settled else ""
+            if reason:
+                self._supervisor.journal.note("definition-changed", reason, worker=worker.name, level="warning")
+                events.append((worker.name, RestartAsked(reason)))
+        if events:
+            self._supervisor.command(lambda state, now_s: step(state, events, now_s))
 
     def look_for_drift(self) -> None:
         """Compare the file of the start with what is applied."""

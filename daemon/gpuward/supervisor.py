@@ -15,6 +15,7 @@ from typing import assert_never
 
 from gpuward.config.fleet import Pool
 from gpuward.equipment import Equipment
+from gpuward.host.boundary import around
 from gpuward.host.processes import boot_id
 from gpuward.host.records import VERSION, RunRecord
 from gpuward.journal import Journal
@@ -96,6 +97,15 @@ class Supervisor:
         self._runner = Runner(equipment, reports)
         self._inbox: list[tuple[str, Event]] = []
         self._wake = asyncio.Event()
+        self.notices: dict[str, str] = {}
+        """What an operator has to mend, by kind (and file): part of ``status`` for as long as it holds."""
+
+    def notice(self, kind: str, reason: str, about: str = "") -> None:
+        """Note a trouble once, and keep it for ``status``."""
+        key = f"{kind} {about}".strip()
+        if self.notices.get(key) != reason:
+            self.notices[key] = reason
+            self._journal.note(kind, reason, level="warning")
 
     @property
     def runner(self) -> Runner:
@@ -185,10 +195,12 @@ class Supervisor:
                 durable = old is None or (old.goal, old.device_uuids) != (new.goal, new.device_uuids)
                 self._record(new, durable=durable)
         for effect in effects:
-            self._perform(effect)
+            with around(type(effect).__name__):
+                self._perform(effect)
         for old, new in moved:
             if old is None or old.phase is not new.phase or old.run != new.run:
-                self._journal.phase(old, new)
+                with around("publish"):
+                    self._journal.phase(old, new)
         if moved or effects:
             self.operations.look(self.state)
             moving = any(worker.phase in MEMORY_MOVES for worker in self.state.workers.values())
@@ -196,9 +208,13 @@ class Supervisor:
 
     def _record(self, worker: Worker, *, durable: bool) -> None:
         try:
-            self._equipment.records.save_worker(worker, boot_id(), durable=durable)
+            with around("save worker"):
+                self._equipment.records.save_worker(worker, boot_id(), durable=durable)
         except OSError as error:
-            self._journal.note("state-not-saved", f"cannot save the state of {worker.name}: {error.strerror}")
+            reason = f"cannot save the state of {worker.name}: {error.strerror}; it is supervised all the same"
+            self.notice("state-not-saved", reason, worker.name)
+        else:
+            self.notices.pop(f"state-not-saved {worker.name}", None)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -239,7 +255,14 @@ class Supervisor:
         if worker is not None:
             self._keep_history(worker, exit_, findings)
         jitter = random.random()  # noqa: S311 - spreads restarts, keeps no secret
-        ended = RunEnded(run=dead.run, exit=exit_, permanent=verdict.permanent, reason=verdict.reason, jitter=jitter)
+        ended = RunEnded(
+            run=dead.run,
+            exit=exit_,
+            permanent=verdict.permanent,
+            reason=verdict.reason,
+            jitter=jitter,
+            ended_s=findings.ending.at_s,
+        )
         self.submit(dead.worker, ended)
 
     def _keep_history(self, worker: Worker, exit_: LastExit, findings: Findings) -> None:
@@ -249,7 +272,7 @@ class Supervisor:
             exit=exit_,
             reason=findings.verdict.reason,
             hint=findings.verdict.hint,
-            ran_s=time.monotonic() - worker.started_s if worker.started_s is not None else None,
+            ran_s=_ran_s(worker, findings),
             descendants_killed=findings.ending.descendants_killed,
             max_rss_bytes=findings.ending.max_rss_bytes,
             gpu_uuids=worker.run_uuids,
@@ -257,10 +280,16 @@ class Supervisor:
             samples=self._traces.samples(worker.name),
         )
         try:
-            self._equipment.records.add_run(worker.name, record, self._equipment.settings.limits.log_keep_runs)
+            with around("save history"):
+                self._equipment.records.add_run(worker.name, record, self._equipment.settings.limits.log_keep_runs)
         except OSError as error:
-            reason = f"cannot save the history of {worker.name}: {error.strerror}"
-            self._journal.note("state-not-saved", reason, worker=worker.name, level="warning")
+            self.notice("history-not-saved", f"cannot save the history of {worker.name}: {error.strerror}", worker.name)
+
+
+def _ran_s(worker: Worker, findings: Findings) -> float | None:
+    """How long the run lived, by the keeper's clock where it told: the news of its end may be old."""
+    ended_s = findings.ending.at_s if findings.ending.at_s is not None else time.monotonic()
+    return ended_s - worker.started_s if worker.started_s is not None else None
 
 
 def _essence(worker: Worker) -> Worker:

@@ -327,6 +327,7 @@ class Keeper:
             ("oom_kills", oom_kills() - self.oom_kills_before),
             ("log_lost_bytes", log.lost_bytes if log else 0),
         ]
+        os.makedirs(self.directory, 0o700, exist_ok=True)  # noqa: PTH103 - somebody may have deleted it meanwhile
         write_pairs(self.directory, "end", pairs)
 
     def run(self) -> None:
@@ -340,9 +341,11 @@ class Keeper:
             return
         log = Log(self.word("log", "/dev/null"), int(self.word("log_max_bytes", "67108864")))
         at = [("at", f"{time.time():.6f}"), ("monotonic", f"{time.monotonic():.6f}")]
-        write_pairs(
-            self.directory, "started", [("pid", self.main_pid), ("start_ticks", start_ticks(self.main_pid)), *at]
-        )
+        main = [("pid", self.main_pid), ("start_ticks", start_ticks(self.main_pid))]
+        try:
+            write_pairs(self.directory, "started", [*main, *at])
+        except OSError:
+            os.kill(self.main_pid, signal.SIGKILL)  # nobody could ever signal it: no room, or no directory
         os.close(1)  # tells the daemon, if it still lives, to look
         self.wait(output, log)
         self.kill_rest()

@@ -1,7 +1,8 @@
 """What survives the daemon: the applied fleet, each worker's record, the history of its runs, the epoch.
 
 One file each below the state directory, written whole by rename. A file that cannot be read is set aside (renamed to
-``*.broken-N``) and reported; it never keeps the daemon from supervising what runs. Decides nothing.
+``*.broken-N``) and reported; it never keeps the daemon from supervising what runs. That a worker is wanted down is also
+told by an empty file beside its record, ``N.down`` (as s6 does): what is empty cannot be broken. Decides nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from gpuward.config.fleet import Fleet
-from gpuward.policy.life import LastExit, Worker
+from gpuward.policy.life import Goal, LastExit, Worker
 
 VERSION = 1
-"""Format of every file here; a file of another version is set aside."""
+"""Format of every file here. A file of an earlier version is brought up by `MIGRATIONS`, any other is set aside."""
+
+Document: TypeAlias = dict[str, Any]
+MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {}
+"""Version -> what makes a document of that version one of the next; the document's keys tell which file it is."""
 
 Record = TypeVar("Record")
 
@@ -89,24 +95,32 @@ class Records:
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def next_epoch(self) -> int:
-        """Count this daemon life; 1 is the first."""
+        """Count this daemon life; 1 is the first. OSError is reported, the life goes on under the number."""
         path = self.root / "epoch"
         try:
             epoch = int(path.read_text()) + 1
         except (OSError, ValueError):
             epoch = 1
-        write_whole(path, f"{epoch}\n".encode(), durable=True)
+        self._try_to_write(path, f"{epoch}\n")
         return epoch
 
     def instance(self) -> str:
         """An identifier of this state directory: marks processes as ours beside another daemon's."""
         path = self.root / "instance"
-        with suppress(OSError):
-            if known := path.read_text().strip():
+        with suppress(OSError, UnicodeDecodeError):
+            known = path.read_text().strip()
+            if known.isalnum():
                 return known
         made = secrets.token_hex(6)
-        write_whole(path, f"{made}\n".encode(), durable=True)
+        self._try_to_write(path, f"{made}\n")
         return made
+
+    def _try_to_write(self, path: Path, text: str) -> None:
+        """Write what the daemon can do without; a full disk must not keep it from supervising what runs."""
+        try:
+            write_whole(path, text.encode(), durable=True)
+        except OSError as error:
+            self.set_aside.append(SetAside(path, f"cannot be written: {error.strerror}"))
 
     def load_fleet(self) -> StoredFleet | None:
         """Return the fleet that was applied last; None where there is none (or it had to be set aside)."""
@@ -130,7 +144,17 @@ class Records:
         path = self.root / "workers" / f"{worker.name}.json"
         path.parent.mkdir(exist_ok=True)
         record = StoredWorker(version=VERSION, boot_id=boot_id, worker=worker)
+        mark = path.with_suffix(".down")
+        if worker.goal is Goal.DOWN:
+            mark.touch()
         write_whole(path, msgspec.json.encode(record), durable=durable)
+        if worker.goal is Goal.UP:
+            mark.unlink(missing_ok=True)
+
+    def wanted_down(self) -> frozenset[str]:
+        """Workers that are marked as stopped by command, whatever has become of their records."""
+        marks = (self.root / "workers").glob("*/*.down")
+        return frozenset(f"{mark.parent.name}/{mark.stem}" for mark in marks)
 
     def add_run(self, worker: str, record: RunRecord, keep: int) -> None:
         """Keep the record of an ended run, and only the newest ``keep``."""
@@ -147,7 +171,8 @@ class Records:
 
     def forget(self, worker: str) -> None:
         """Drop what is kept of a worker that left the fleet; its history stays until its name is used again."""
-        (self.root / "workers" / f"{worker}.json").unlink(missing_ok=True)
+        for suffix in (".down", ".json"):
+            (self.root / "workers" / f"{worker}{suffix}").unlink(missing_ok=True)
         with suppress(OSError):
             (self.root / "workers" / worker).parent.rmdir()
 
@@ -164,11 +189,10 @@ class Records:
             self.set_aside.append(SetAside(path, f"cannot be read: {error.strerror}"))
             return None
         try:
-            version = msgspec.json.decode(text, type=_Versioned).version
-            if version != VERSION:
-                raise msgspec.ValidationError(f"has version {version}, this gpuward reads {VERSION}")
-            return msgspec.json.decode(text, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if msgspec.json.decode(text, type=_Versioned).version == VERSION:
+                return msgspec.json.decode(text, type=kind)
+            return msgspec.convert(migrated(msgspec.json.decode(text)), kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._put_aside(path, str(error))
             return None
 
@@ -185,16 +209,23 @@ class _Versioned(msgspec.Struct):
     version: int
 
 
+def migrated(document: Document, migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS) -> Document:
+    """Bring a document up to this version, one version at a time; ValidationError where no way leads there."""
+    while (version := document["version"]) != VERSION:
+        if version not in migrations:
+            raise msgspec.ValidationError(f"has version {version}, this gpuward reads {VERSION}")
+        document = {**migrations[version](document), "version": version + 1}
+    return document
+
+
 def write_whole(path: Path, content: bytes, *, durable: bool) -> None:
     """Write a file so that a reader, or the next boot, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
-    try:
-        os.write(fd, content)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:  # noqa: PTH123 - its mode
+        file.write(content)
+        file.flush()
         if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+            os.fsync(file.fileno())
     temporary.rename(path)
     if durable:
         directory = os.open(path.parent, os.O_RDONLY)

@@ -1,7 +1,8 @@
 """Run directories: the daemon's side of the keeper's files, and starting keepers. Nothing here decides when.
 
 ``RUNTIME/runs/POOL/INDEX/lock`` is locked by the living keeper of that worker (and by the daemon while it starts one),
-so at most one run of a worker exists whatever is killed; ``.../RUN/`` is described in `keeper`.
+so at most one run of a worker exists whatever is killed; ``.../RUN/`` is described in `keeper`. Beside the keeper's
+files it holds ``pool``, the pool that the run was started from (JSON): what runs can be taken over without any record.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from gpuward.config.fleet import Pool
 from gpuward.host import keeper
+from gpuward.host.boundary import around
 from gpuward.host.processes import Identity, boot_id
+from gpuward.policy.reload import definition
+from gpuward.policy.resume import FoundRun
 
 OOM_SCORE_ADJ = 200
 """Workers are to be killed before the daemon and the rest of the host (proc(5), oom_score_adj)."""
@@ -30,7 +37,10 @@ class StillRunning(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What a keeper needs to know. ``leases`` are paths; ``share`` takes them shared."""
+    """What a keeper needs to know. ``leases`` are paths; ``share`` takes them shared.
+
+    ``pool`` is what the run was started from, for the daemon that takes it over; the keeper does not read it.
+    """
 
     worker: str
     run: int
@@ -44,6 +54,7 @@ class RunSpec:
     gpu_uuids: tuple[str, ...]
     port: int | None
     marker: str
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +68,13 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The end record of a run; ``error`` is set where the worker was never started. ``at`` is wall time."""
+    """The end record of a run; ``error`` is set where the worker was never started.
+
+    ``at`` is wall time, ``at_s`` the same instant in monotonic seconds, None where no record tells it.
+    """
 
     at: float
+    at_s: float | None
     code: int | None
     signal: int | None
     error: str
@@ -78,9 +93,15 @@ class Runs:
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def prepare(self) -> None:
-        """Make the directories, and a compiled keeper of this version: it starts faster and outlives the package."""
+        """Make the directories, and a compiled keeper of this version: it starts faster and outlives the package.
+
+        Where there is no room for it (a full disk must not keep the daemon from its workers) its source serves.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        py_compile.compile(keeper.__file__, cfile=str(self._keeper), doraise=True)
+        try:
+            py_compile.compile(keeper.__file__, cfile=str(self._keeper), doraise=True)
+        except OSError:
+            self._keeper = Path(keeper.__file__)
 
     def worker_directory(self, worker: str) -> Path:
         """Directory of a worker's runs."""
@@ -96,8 +117,10 @@ class Runs:
         try:
             self._clear(spec.worker)
             directory = self.directory(spec.worker, spec.run)
-            self._write(spec, directory)
-            return self._spawn(directory, lock)
+            with around("spec"):
+                self._write(spec, directory)
+            with around("spawn"):
+                return self._spawn(directory, lock)
         finally:
             os.close(lock)
 
@@ -109,14 +132,45 @@ class Runs:
             return True
         return False
 
-    def found(self) -> list[tuple[str, int]]:
-        """Every run directory that exists: worker name and run number."""
-        runs = []
+    def found(self) -> list[FoundRun]:
+        """The newest run of every worker that has a directory; of directories of an earlier boot none."""
+        newest: dict[str, int] = {}
         for path in self.root.glob("*/*/*/spec"):
-            directory = path.parent
-            if directory.name.isdecimal():
-                runs.append((f"{directory.parent.parent.name}/{directory.parent.name}", int(directory.name)))
-        return sorted(runs)
+            pool, index, run = path.parts[-4:-1]
+            if index.isdecimal() and run.isdecimal():
+                worker = f"{pool}/{index}"
+                newest[worker] = max(newest.get(worker, 0), int(run))
+        runs = (self._found(worker, run) for worker, run in sorted(newest.items()))
+        return [run for run in runs if run is not None]
+
+    def in_place(self, worker: str, run: int) -> bool:
+        """Whether the directory of a run is still there (a cleaner may have taken it)."""
+        return (self.directory(worker, run) / "spec").exists()
+
+    def _found(self, worker: str, run: int) -> FoundRun | None:
+        spec = self.spec(worker, run)
+        kept = self.is_kept(worker)
+        if not kept and spec.get("boot_id") != [boot_id()]:
+            return None
+        port = spec.get("port", [""])[0]
+        started = _pairs(self.directory(worker, run) / "started")
+        pool = self._pool(worker, run)
+        return FoundRun(
+            worker=worker,
+            run=run,
+            kept=kept,
+            pool=pool,
+            definition=definition(pool) if pool is not None else "",
+            gpu_uuids=tuple(spec.get("gpu", [])),
+            port=int(port) if port.isdecimal() else None,
+            started_s=_number(started.get("monotonic", [""])[0]),
+        )
+
+    def _pool(self, worker: str, run: int) -> Pool | None:
+        try:
+            return msgspec.json.decode((self.directory(worker, run) / "pool").read_bytes(), type=Pool)
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def keeper_identity(self, worker: str, run: int) -> Identity | None:
         """Identity of the keeper as it announced itself; None where it has not."""
@@ -128,10 +182,7 @@ class Runs:
 
     def spec(self, worker: str, run: int) -> dict[str, list[str]]:
         """The spec as written; empty where it cannot be read."""
-        try:
-            return keeper.read_pairs(str(self.directory(worker, run) / "spec"))
-        except OSError:
-            return {}
+        return _pairs(self.directory(worker, run) / "spec")
 
     def ending(self, worker: str, run: int) -> Ending | None:
         """The end record; None where the keeper wrote none."""
@@ -140,6 +191,7 @@ class Runs:
             word = {key: values[0] for key, values in pairs.items()}
             return Ending(
                 at=float(word["at"]),
+                at_s=float(word["monotonic"]),
                 code=int(word["code"]) if word["code"] else None,
                 signal=int(word["signal"]) if word["signal"] else None,
                 error=word["error"],
@@ -175,10 +227,12 @@ class Runs:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, spec: RunSpec, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)  # the environment and the pool may hold secrets
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         (directory / "argv").write_bytes(_entries(spec.argv))
         (directory / "environ").write_bytes(_entries(f"{key}={value}" for key, value in spec.environment.items()))
+        if spec.pool is not None:
+            (directory / "pool").write_bytes(msgspec.json.encode(spec.pool))
         pairs: list[tuple[str, object]] = [
             ("worker", spec.worker),
             ("run", spec.run),
@@ -224,6 +278,21 @@ class Runs:
 
 def _entries(values: Iterable[str]) -> bytes:
     return b"".join(os.fsencode(value) + b"\0" for value in values)
+
+
+def _pairs(path: Path) -> dict[str, list[str]]:
+    """The pairs of a file; none where it cannot be read."""
+    try:
+        return keeper.read_pairs(str(path))
+    except (OSError, ValueError):
+        return {}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _identity(path: Path) -> Identity | None:

@@ -1,10 +1,113 @@
-"""What a new daemon makes of the records of an earlier one. Pure; `running` then looks for the runs themselves."""
+"""What a new daemon makes of what an earlier one left: records of workers, and directories of runs. Pure.
+
+A keeper that lives proves its run, whatever the records say; `running` then takes the runs over.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.config.fleet import Pool
+from gpuward.policy.life import Goal, Next, Phase, Worker
+
+PROBE_AGAIN_S = 30.0
+"""A start whose deadline passed while no daemon ran gets this long to prove that it became ready meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRun:
+    """A run as its directory tells it. ``kept``: its keeper lives. ``pool`` is what it was started from.
+
+    ``pool`` is None and ``definition`` empty where they cannot be read; ``started_s`` is monotonic.
+    """
+
+    worker: str
+    run: int
+    kept: bool
+    pool: Pool | None
+    definition: str
+    gpu_uuids: tuple[str, ...]
+    port: int | None
+    started_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What the operator is to know of one worker's adoption."""
+
+    kind: str
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """The state to go on with. ``pools`` has those of the fleet and what stands in for pools that left it."""
+
+    workers: Mapping[str, Worker]
+    pools: Mapping[str, Pool]
+    notes: tuple[Note, ...]
+
+
+def take_over(
+    fleet: Mapping[str, Pool],
+    recorded: Mapping[str, Worker],
+    found: Iterable[FoundRun],
+    wanted_down: Collection[str],
+    now_s: float,
+) -> Takeover:
+    """Put together what records and run directories tell.
+
+    Workers that are not in the fleet are taken over too: what runs is supervised until it has been stopped in order.
+    """
+    runs = {run.worker: run for run in found}
+    workers: dict[str, Worker] = {}
+    pools = dict(fleet)
+    notes: list[Note] = []
+    for name in sorted({*recorded, *runs}, key=_by_pool_and_index):
+        worker, run = recorded.get(name), runs.get(name)
+        pool_name = name.rpartition("/")[0]
+        started_as = run.pool if run is not None else None
+        pool = pools.setdefault(pool_name, started_as or Pool(name=pool_name))
+        if run is not None and worker is not None and worker.run == run.run and not worker.definition:
+            worker = replace(worker, definition=run.definition)  # a record of a version that had none
+        if run is not None and (worker is None or (run.kept and (worker.run != run.run or not worker.alive))):
+            goal = Goal.DOWN if name in wanted_down else Goal.UP
+            worker = _from_its_run(worker, run, goal, pool, now_s)
+            notes.append(Note(kind="reconstructed", worker=name, reason=worker.reason))
+        assert worker is not None
+        workers[name] = worker
+    return Takeover(workers=workers, pools=pools, notes=tuple(notes))
+
+
+def _from_its_run(worker: Worker | None, run: FoundRun, goal: Goal, pool: Pool, now_s: float) -> Worker:
+    """A worker without a record, or with one that is older than the run that lives."""
+    pool_name, _, index = run.worker.rpartition("/")
+    base = worker or Worker(
+        name=run.worker, pool=pool_name, index=int(index), goal=goal, port=run.port, port_block=run.port
+    )
+    base = replace(base, run=run.run, since_s=now_s, then=None, killed=False, ready_since_s=None)
+    base = replace(base, device_uuids=base.device_uuids or run.gpu_uuids, run_uuids=run.gpu_uuids)
+    why = "its record was lost" if worker is None else f"its record is older (run {worker.run})"
+    if not run.kept:
+        phase = Phase.BLOCKED if goal is Goal.UP else Phase.STOPPED
+        return replace(base, phase=phase, reason=f"{why}; run {run.run} ended before", not_before_s=now_s)
+    then: Next | None = "stop" if base.goal is Goal.DOWN else None
+    return replace(
+        base,
+        phase=Phase.DRAINING if then else Phase.STARTING,
+        reason=f"{why}; taken over from run {run.run}, which lives",
+        definition=run.definition,
+        started_s=run.started_s,
+        deadline_s=now_s + pool.start_timeout_s,
+        then=then,
+    )
+
+
+def _by_pool_and_index(name: str) -> tuple[str, int]:
+    pool, _, index = name.rpartition("/")
+    return pool, int(index)
 
 
 def resumed(worker: Worker, *, same_boot: bool, now_s: float) -> Worker:
@@ -14,12 +117,25 @@ def resumed(worker: Worker, *, same_boot: bool, now_s: float) -> Worker:
     """
     if not same_boot:
         worker = _after_a_boot(worker, now_s)
+    worker = _not_halting(worker)
+    if worker.phase is Phase.STARTING and worker.deadline_s is not None:
+        worker = replace(worker, deadline_s=max(worker.deadline_s, now_s + PROBE_AGAIN_S))
     if worker.halted and worker.goal is Goal.UP and worker.phase is Phase.STOPPED:
         reason = "starts again with the daemon"
         return replace(
             worker, halted=False, phase=Phase.BLOCKED, reason=reason, since_s=now_s, not_before_s=now_s, deadline_s=None
         )
     return worker
+
+
+def _not_halting(worker: Worker) -> Worker:
+    """The earlier daemon was killed while it stopped its workers; this one does not stop."""
+    if worker.then != "halt":
+        return worker
+    if worker.phase is Phase.DRAINING and worker.ready_since_s is not None:
+        reason = "goes on: the daemon that was to stop it was killed first"
+        return replace(worker, phase=Phase.READY, then=None, halted=False, deadline_s=None, reason=reason)
+    return replace(worker, then="start", halted=False)
 
 
 def _after_a_boot(worker: Worker, now_s: float) -> Worker:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from gpuward.host.live import sweep
@@ -31,6 +32,7 @@ class DeadRun:
     phase: Literal["starting", "ready"]
     commanded: bool
     start_timed_out: bool
+    log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,7 @@ def examine(runs: Runs, dead: DeadRun) -> Findings:
         keeper_lost=lost,
         start_timed_out=dead.start_timed_out,
     )
-    log = runs.spec(dead.worker, dead.run).get("log", [""])[0]
-    verdict = classify(end, iter_lines(log) if log else ())
+    verdict = classify(end, iter_lines(dead.log) if dead.log is not None else ())
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=survivors)
 
 
@@ -80,6 +81,7 @@ def _made_up(*, error: str = "", killed: int = 0) -> Ending:
     """An end record for a run whose keeper wrote none."""
     return Ending(
         at=time.time(),
+        at_s=None,
         code=None,
         signal=None,
         error=error,

@@ -24,6 +24,7 @@ from gpuward.policy.life import (
     BecameReady,
     Event,
     Goal,
+    Phase,
     ProbeMissed,
     StartRefused,
     Worker,
@@ -80,7 +81,11 @@ class Runner:
 
     def adopt(self, worker: Worker, pool: Pool) -> None:
         """Take over the run that an earlier daemon left, or learn how it ended."""
-        self._task(self._adopt(worker, pool))
+        keeper = self._equipment.runs.keeper_identity(worker.name, worker.run)
+        if keeper is None:
+            self._task(self._await_keeper(worker, pool))
+        else:
+            self._take_over(worker, pool, keeper)
 
     def terminate(self, name: str) -> None:
         """SIGTERM to a worker's main process."""
@@ -150,15 +155,17 @@ class Runner:
             return StartRefused(worker.run, f"waits for its earlier run to be gone: {error}")
         except OSError as error:
             return StartRefused(worker.run, f"cannot start a keeper: {error.strerror}; tries again")
-        self._hold(worker, plan.readiness).live.follow(spawned)
+        self._hold(worker, spec.marker, plan.readiness).live.follow(spawned)
         self._prune_logs(worker)
         return None
 
     def _marker(self, worker: Worker) -> str:
-        return f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
+        """The marker that the run was started with; the instance may be another since (its file was lost)."""
+        known = self._equipment.runs.spec(worker.name, worker.run).get("marker")
+        return known[0] if known else f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
 
     def _spec(self, worker: Worker, pool: Pool, plan: Launch) -> RunSpec:
-        marker = self._marker(worker)
+        marker = f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
         key, _, value = marker.partition("=")
         return RunSpec(
             worker=worker.name,
@@ -173,6 +180,7 @@ class Runner:
             gpu_uuids=worker.run_uuids,
             port=plan.port,
             marker=marker,
+            pool=pool,
         )
 
     def _prune_logs(self, worker: Worker) -> None:
@@ -185,7 +193,7 @@ class Runner:
                 with suppress(OSError):
                     path.unlink()
 
-    def _hold(self, worker: Worker, readiness: Readiness | None) -> Handle:
+    def _hold(self, worker: Worker, marker: str, readiness: Readiness | None) -> Handle:
         name, run = worker.name, worker.run
         live = LiveRun(
             self._equipment.runs,
@@ -195,11 +203,11 @@ class Runner:
             on_ended=lambda: self._keeper_ended(name, run),
         )
         started_s = worker.started_s if worker.started_s is not None else time.monotonic()
-        handle = Handle(live=live, marker=self._marker(worker), readiness=readiness, started_s=started_s)
+        handle = Handle(live=live, marker=marker, readiness=readiness, started_s=started_s)
         self.handles[name] = handle
         return handle
 
-    async def _adopt(self, worker: Worker, pool: Pool) -> None:
+    async def _await_keeper(self, worker: Worker, pool: Pool) -> None:
         """The worker's lock tells whether a keeper lives; one that has just been spawned may not have named itself."""
         runs = self._equipment.runs
         until_s = time.monotonic() + ANNOUNCED_WITHIN_S
@@ -209,15 +217,19 @@ class Runner:
             keeper = runs.keeper_identity(worker.name, worker.run)
         if keeper is None:
             await self._after_no_keeper(worker)
-            return
-        handle = self._hold(worker, self._readiness(worker, pool))
+        else:
+            self._take_over(worker, pool, keeper)
+
+    def _take_over(self, worker: Worker, pool: Pool, keeper: Identity) -> None:
+        handle = self._hold(worker, self._marker(worker), self._readiness(worker, pool))
         if not handle.live.adopt(keeper):
             del self.handles[worker.name]
-            await self._examine(self._dead(worker, handle.marker, None))
+            self._task(self._examine(self._dead(worker, handle.marker, None)))
             return
-        if worker.then is not None:
-            handle.live.terminate()
-        elif worker.ready_since_s is None:
+        now = self._reports.worker(worker.name) or worker
+        if now.phase is Phase.STOPPING:
+            (handle.live.kill if now.killed else handle.live.terminate)()
+        elif now.phase is Phase.STARTING:
             self._started(worker.name, worker.run)
 
     async def _after_no_keeper(self, worker: Worker) -> None:
@@ -282,6 +294,7 @@ class Runner:
             phase="starting" if worker.ready_since_s is None else "ready",
             commanded=worker.goal is Goal.DOWN or worker.then in {"stop", "start", "halt"},
             start_timed_out=worker.then == "fail",
+            log=self._equipment.log_path(worker.name, worker.run),
         )
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
