@@ -196,7 +196,9 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
     )
     journal = Journal(records.next_epoch(), outward.log, outward.publish)
     terms = Terms(
-        memory_margin_bytes=settings.limits.memory_margin_bytes, release_timeout_s=settings.limits.release_timeout_s
+        memory_margin_bytes=settings.limits.memory_margin_bytes,
+        release_timeout_s=settings.limits.release_timeout_s,
+        excluded=settings.inventory.exclude,
     )
     supervisor = Supervisor(equipment, journal, FleetState(snapshot=sampler.latest, terms=terms))
     fleets = Fleets(supervisor, records, settings, options.fleet)

@@ -28,7 +28,9 @@ from gpuward.policy.life import (
     Forget,
     Kill,
     KillKeeper,
+    KillOrphan,
     LastExit,
+    Note,
     Phase,
     RunEnded,
     StartRefused,
@@ -131,8 +133,9 @@ class Supervisor:
         """Take a sample of the GPUs in."""
         before = self.state.snapshot
         self.attribution.update(snapshot, self._runner.tracks())
+        holders = dict(self.attribution.holders)
         self._traces.observe(snapshot, self.state.workers, self.attribution.used_bytes)
-        self.command(lambda state, now_s: policy.observe(state, snapshot, now_s))
+        self.command(lambda state, now_s: policy.observe(state, snapshot, now_s, holders))
         if before.state != snapshot.state:
             self._journal.note("inventory", f"GPU inventory is {snapshot.state}: {snapshot.reason or 'answers'}")
 
@@ -230,6 +233,12 @@ class Supervisor:
                 self._runner.kill_keeper(name)
             case TakeSample():
                 self._equipment.sampler.request()
+            case KillOrphan(worker=name, run=run):
+                reason = f"processes of run {run} of {name}, which has ended, hold GPU memory: killed"
+                self._journal.note("orphan-killed", reason, worker=name, run=run, level="warning")
+                self._runner.kill_orphan(name, run)
+            case Note(worker=name, kind=kind, reason=reason):
+                self._journal.note(kind, reason, worker=name, level="warning")
             case Forget(worker=name):
                 self._equipment.records.forget(name)
                 self._equipment.runs.forget(name)
@@ -260,6 +269,7 @@ class Supervisor:
             exit=exit_,
             permanent=verdict.permanent,
             reason=verdict.reason,
+            hint=verdict.hint,
             jitter=jitter,
             ended_s=findings.ending.at_s,
         )

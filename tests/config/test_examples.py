@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct, structs
 
-from gpuward.config.fleet import Pool, RestartPolicy
+from gpuward.config.fleet import Liveness, OnCause, Pool, RestartPolicy
 from gpuward.config.fleet_file import decode_fleet_toml
 from gpuward.config.host import HostSettings
 from gpuward.config.host_file import decode_host_toml
@@ -41,9 +41,11 @@ def test_the_example_fleet_loads_without_a_warning() -> None:
 
 
 def test_the_example_fleet_documents_every_key_of_a_pool() -> None:
-    tables = {"name", "env", "restart"}
+    tables = {"name", "env", "restart", "on-cause", "liveness"}
 
-    missing = (keys(Pool) | keys(RestartPolicy)) - documented(text_of("fleet.toml")) - tables
+    missing = (
+        (keys(Pool) | keys(RestartPolicy) | keys(OnCause) | keys(Liveness)) - documented(text_of("fleet.toml")) - tables
+    )
 
     assert missing == set()
 
@@ -67,13 +69,16 @@ def test_the_values_in_comments_are_the_defaults(section: str) -> None:
     assert getattr(settings, section) == getattr(HostSettings(), section)
 
 
-def test_the_restart_policy_in_comments_is_the_default() -> None:
-    text = re.search(r"^\[pool\.decode\.restart\]\n(.*?)^\[", text_of("fleet.toml"), flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    ("table", "record"), [("restart", RestartPolicy), ("on-cause", OnCause), ("liveness", Liveness)]
+)
+def test_the_values_in_comments_of_a_pools_tables_are_the_defaults(table: str, record: type[Struct]) -> None:
+    text = re.search(rf"^\[pool\.decode\.{table}\]\n(.*?)^\[", text_of("fleet.toml"), flags=re.MULTILINE | re.DOTALL)
     assert text is not None
 
     fleet = decode_fleet_toml(
-        f'[pool.a]\nmodel = "m"\n[pool.a.restart]\n{commented_in(text[1])}', file="", directory="/"
+        f'[pool.a]\nmodel = "m"\n[pool.a.{table}]\n{commented_in(text[1])}', file="", directory="/"
     )
 
-    assert documented(text[1]) == keys(RestartPolicy)
-    assert fleet.pool("a").restart == RestartPolicy()
+    assert documented(text[1]) == keys(record)
+    assert getattr(fleet.pool("a"), table.replace("-", "_")) == record()

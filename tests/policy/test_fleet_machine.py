@@ -26,6 +26,7 @@ from gpuward.policy.life import (
     StartRun,
     StopAsked,
 )
+from gpuward.policy.response import WAIT_WINDOW_S, WAITS_MAX
 
 GPUS = 4
 BUDGET = RestartPolicy(max_failures=3, window_s=50, delay_first_s=1, delay_max_s=4, reset_after_s=5)
@@ -77,6 +78,8 @@ class FleetMachine(RuleBasedStateMachine):
         self.running: dict[str, tuple[int, tuple[str, ...]]] = {}
         self.commanded: set[str] = set()
         self.automatic: dict[str, list[float]] = {}
+        self.waiting: set[str] = set()
+        self.waits: dict[str, list[float]] = {}
         self.state = FleetState(snapshot=a_snapshot(GPUS))
 
     @initialize()
@@ -100,6 +103,9 @@ class FleetMachine(RuleBasedStateMachine):
         if name in self.commanded:
             self.commanded.discard(name)
             self.automatic[name] = []
+            self.waits[name] = []
+        elif name in self.waiting:
+            self.waits.setdefault(name, []).append(self.now_s)
         else:
             self.automatic.setdefault(name, []).append(self.now_s)
 
@@ -124,12 +130,16 @@ class FleetMachine(RuleBasedStateMachine):
         self.tell(name, event)
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), permanent=st.booleans())
-    def a_run_ends(self, data: st.DataObject, permanent: bool) -> None:
+    @rule(data=st.data(), permanent=st.booleans(), cause=st.sampled_from(["crash", "gpu-busy", "cuda-fault"]))
+    def a_run_ends(self, data: st.DataObject, permanent: bool, cause: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
         run, _ = self.running.pop(name)
-        exit_ = LastExit(run=run, cause="crash", code=1, signal=None, at=0.0)
-        self.tell(name, RunEnded(run=run, exit=exit_, permanent=permanent, reason="crash", jitter=0.5))
+        if cause == "gpu-busy":
+            self.waiting.add(name)
+        else:
+            self.waiting.discard(name)
+        exit_ = LastExit(run=run, cause=cause, code=1, signal=None, at=0.0)
+        self.tell(name, RunEnded(run=run, exit=exit_, permanent=permanent, reason=cause, jitter=0.5))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -194,6 +204,13 @@ class FleetMachine(RuleBasedStateMachine):
             for first in times:
                 within = [at for at in times if first <= at < first + BUDGET.window_s]
                 assert len(within) <= BUDGET.max_failures, (name, within)
+
+    @invariant()
+    def starts_that_wait_for_a_condition_have_a_bound_of_their_own(self) -> None:
+        for name, times in self.waits.items():
+            for first in times:
+                within = [at for at in times if first <= at < first + WAIT_WINDOW_S]
+                assert len(within) <= WAITS_MAX, (name, within)
 
     @invariant()
     def the_loop_never_spins(self) -> None:

@@ -81,7 +81,8 @@ def test_an_unasked_end_is_a_failure_whatever_the_code() -> None:
 def test_a_permanent_cause_is_not_tried_again() -> None:
     ended, effects = step(a_worker(phase=Phase.STARTING, ready_since_s=None), an_end(permanent=True), POOL, 100.0)
 
-    assert (ended.phase, ended.reason, effects) == (Phase.FAILED, "crash: ended with code 1", ())
+    assert (ended.phase, effects) == (Phase.FAILED, ())
+    assert ended.reason == ("crash: ended with code 1; not tried again; mend the cause, then gpuctl start decode/0")
 
 
 def test_mode_never_keeps_the_worker_known_and_its_exit() -> None:

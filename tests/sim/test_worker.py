@@ -412,10 +412,49 @@ def test_of_two_starts_at_once_on_one_gpu_one_runs_out_of_memory(start: Start, g
     loser = one_that_ends(both)
 
     assert loser.ended() == 1
-    assert any("CUDA out of memory" in line or "Free memory on device" in line for line in loser.log)
+    ways = ("CUDA out of memory", "Free memory on device", "No available memory for the cache blocks")
+    assert any(way in line for line in loser.log for way in ways)
     assert next(worker for worker in both if worker is not loser).ready()
     gpu = gpus.snapshot().gpus[1]
     assert sum(process.used_bytes or 0 for process in gpu.processes) <= (gpu.total_bytes or 0)
+
+
+def test_what_a_neighbour_takes_while_the_engine_measures_is_charged_to_it(start: Start, tmp_path: Path) -> None:
+    worker = start(GPUWARD_SIM_START_S="1.0").until("Starting to load model")
+
+    write_claim(str(tmp_path / "claims"), {"0": 75 * GIB})
+
+    assert worker.ended() == 1
+    assert any("No available memory for the cache blocks" in line for line in worker.log)
+
+
+def test_what_a_neighbour_gives_back_while_the_engine_measures_breaks_it(start: Start, tmp_path: Path) -> None:
+    write_claim(str(tmp_path / "claims"), {"0": 5 * GIB})
+    worker = start(GPUWARD_SIM_START_S="1.0").until("Starting to load model")
+
+    write_claim(str(tmp_path / "claims"), {"0": 0})
+
+    assert worker.ended() == 1
+    assert any("Error in memory profiling. Initial free memory" in line for line in worker.log)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("oom@start", "CUDA out of memory. Tried to allocate"),
+        ("oom-above:0.85@start", "CUDA out of memory. Tried to allocate"),
+        ("cuda-fault@start", "CUDA error: an illegal memory access was encountered"),
+    ],
+)
+def test_a_fault_at_the_start_speaks_as_vllm_does(start: Start, fault: str, text: str) -> None:
+    worker = start(GPUWARD_SIM_FAULT=fault)
+
+    assert worker.ended() == 1
+    assert any(text in line for line in worker.log)
+
+
+def test_an_engine_that_claims_less_than_the_level_does_not_run_out(start: Start) -> None:
+    start(GPUWARD_SIM_FAULT="oom-above:0.95@start").ready()
 
 
 def test_a_context_longer_than_the_cache_is_refused_with_the_length_that_fits(start: Start) -> None:

@@ -31,6 +31,46 @@ class RestartPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reset_after_s: float = 600.0
 
 
+Treatment = Literal["auto", "fail", "wait", "restart", "move"]
+"""What follows from a cause; auto: fail where the evidence says that a new start ends the same way, else restart."""
+
+
+class OnCause(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What follows when a run ends unasked, by cause.
+
+    ``fail``: no further start. ``wait``: start again when the condition holds, outside the restart budget.
+    ``restart``: backoff and budget. ``move``: restart once, the next time on other GPUs, fail where none is free.
+    """
+
+    gpu_oom_startup: Treatment = "auto"
+    gpu_oom_runtime: Treatment = "restart"
+    kv_cache_too_small: Treatment = "auto"
+    gpu_busy: Treatment = "wait"
+    profiling_race: Treatment = "wait"
+    host_oom: Treatment = "restart"
+    cuda_fault: Treatment = "move"
+    gpu_hardware: Treatment = "fail"
+    port_conflict: Treatment = "auto"
+    config_error: Treatment = "fail"
+    hang: Treatment = "restart"
+    start_timeout: Treatment = "restart"
+    crash: Treatment = "auto"
+
+
+class Liveness(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Whether a ready worker is asked if it still makes progress; times in seconds.
+
+    ``probe`` auto: on for the engines vllm and simulated. It is a hang when ``misses`` looks in a row, one every
+    ``interval_s``, saw requests and no progress, or (``canary``) one token asked of an idle engine did not come within
+    ``interval_s``.
+    """
+
+    probe: Literal["auto", "on", "off"] = "auto"
+    interval_s: float = 10.0
+    misses: int = 3
+    canary: bool = True
+
+
 class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
     """A named set of identical workers.
 
@@ -61,6 +101,11 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     start_timeout_s: float = 1800.0
     stop_timeout_s: float = 30.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+    on_cause: OnCause = field(default_factory=OnCause)
+    on_oom: Literal["hold", "restart", "adapt"] = "restart"
+    min_max_model_len: int | None = None
+    liveness: Liveness = field(default_factory=Liveness)
+    max_parallel_starts: int | None = None
     on_breach: OnBreach = "warn"
     depends_on: tuple[str, ...] = ()
     command: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from gpuward.config.model_path import PathExists
 from gpuward.config.pools import PoolTable, Surroundings, decode_defaults, decode_pools
 from gpuward.config.toml_text import parse_toml
 
-_MERGED_DEEP = ("env", "restart")
+_MERGED_DEEP = ("env", "restart", "on-cause", "liveness")
 _TABLES = ("defaults", "pool")
 
 
@@ -61,7 +61,7 @@ def _pool_tables(pools: object, defaults: Table, found: list[Remark]) -> list[Po
 
 
 def _merged(defaults: Table, table: Table) -> Table:
-    """A pool's own keys over the defaults; ``env`` and ``restart`` are merged key by key."""
+    """A pool's own keys over the defaults; tables are merged key by key."""
     merged = {**defaults, **table}
     for key in _MERGED_DEEP:
         common, own = defaults.get(key), table.get(key)

@@ -24,6 +24,8 @@ POOL_RULES: Final[Mapping[str, Rule]] = {
     "tensor_parallel_size": between(1, 1024),
     "pipeline_parallel_size": between(1, 1024),
     "max_model_len": at_least(1),
+    "min_max_model_len": at_least(1),
+    "max_parallel_starts": at_least(1),
     "gpus": devices,
     "first_gpu": at_least(0),
     "port": between(1, 65535),
@@ -44,6 +46,11 @@ RESTART_RULES: Final[Mapping[str, Rule]] = {
     "delay_first_s": between(0.01, _SECONDS_MAX),
     "delay_max_s": between(0.01, _SECONDS_MAX),
     "reset_after_s": above(0, most=_SECONDS_MAX),
+}
+
+LIVENESS_RULES: Final[Mapping[str, Rule]] = {
+    "interval_s": between(0.05, 3600),
+    "misses": between(1, 1000),
 }
 
 _READY_KEYS: Final = ("ready-url", "ready-log", "ready-after-s")

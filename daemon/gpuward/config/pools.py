@@ -10,9 +10,10 @@ import msgspec
 
 from gpuward.config.decode import Section, Table, decode_table
 from gpuward.config.errors import ConfigError
-from gpuward.config.fleet import Fleet, Pool, Remark, RestartPolicy
+from gpuward.config.fleet import Fleet, Liveness, OnCause, Pool, Remark, RestartPolicy
 from gpuward.config.model_path import PathExists, absolute_from, locate_model, locate_program
 from gpuward.config.pool_rules import (
+    LIVENESS_RULES,
     POOL_NAME,
     POOL_RULES,
     RESTART_RULES,
@@ -21,6 +22,7 @@ from gpuward.config.pool_rules import (
     pool_problems,
     restart_problems,
 )
+from gpuward.config.rules import Rule
 
 SIMULATED_MODEL = "simulated-model"
 """What a simulated worker serves where its pool names no model."""
@@ -29,6 +31,13 @@ _OF_ONE_POOL = frozenset(
     {"name", "command", "gpus", "first_gpu", "port", "depends_on", "ready_url", "ready_log", "ready_after_s"}
 )
 """Keys that make no sense for all pools at once."""
+
+_INNER: Mapping[str, tuple[type[msgspec.Struct], Mapping[str, Rule]]] = {
+    "restart": (RestartPolicy, RESTART_RULES),
+    "on-cause": (OnCause, {}),
+    "liveness": (Liveness, LIVENESS_RULES),
+}
+"""Keys of a pool that are tables of keys."""
 
 _VLLM_ONLY = ("model", "max-model-len", "executable")
 
@@ -107,18 +116,14 @@ def _decode_pool(table: PoolTable, found: list[Remark]) -> Pool | None:
 
 
 def _right_keys(table: Table, section: Section, found: list[Remark], *, not_keys: Collection[str]) -> dict[str, object]:
-    restart, env = table.get("restart"), table.get("env")
-    right = decode_table(
-        {key: value for key, value in table.items() if not (key in {"restart", "env"} and isinstance(value, Mapping))},
-        Pool,
-        section,
-        POOL_RULES,
-        found,
-        not_keys=not_keys,
-    )
-    if isinstance(restart, Mapping):
-        inner = Section(f"{section.label}: restart", section.pool)
-        right["restart"] = decode_table(restart, RestartPolicy, inner, RESTART_RULES, found)
+    inner = {key for key in (*_INNER, "env") if isinstance(table.get(key), Mapping)}
+    plain = {key: value for key, value in table.items() if key not in inner}
+    right = decode_table(plain, Pool, section, POOL_RULES, found, not_keys=not_keys)
+    for key, (record, rules) in _INNER.items():
+        if isinstance(keys := table.get(key), Mapping):
+            below = Section(f"{section.label}: {key}", section.pool)
+            right[key] = decode_table(keys, record, below, rules, found)
+    env = table.get("env")
     if isinstance(env, Mapping):
         wrong = list(env_problems(env, section))
         found += wrong

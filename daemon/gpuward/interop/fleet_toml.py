@@ -27,8 +27,11 @@ def fleet_to_toml(fleet: Fleet) -> str:
 def _pool_table(pool: Pool) -> dict[str, object]:
     stated = _ALWAYS_WRITTEN | ({"gpu_memory_utilization"} if pool.device_count else frozenset())
     table = _differing(pool, Pool(name=pool.name), stated)
-    restart = _differing(pool.restart, type(pool.restart)(), frozenset())
-    return {**table, "restart": restart} if restart else {key: table[key] for key in table if key != "restart"}
+    for key, record in (("restart", pool.restart), ("on-cause", pool.on_cause), ("liveness", pool.liveness)):
+        table.pop(key, None)
+        if stated_keys := _differing(record, type(record)(), frozenset()):
+            table[key] = stated_keys
+    return table
 
 
 def _differing(record: Struct, default: Struct, stated: frozenset[str]) -> dict[str, object]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gpuward.config.fleet import Pool
+from gpuward.policy.holders import Holders, still_listed
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.levels import Level, unsteady
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import room_missing
 
@@ -17,6 +19,10 @@ class LimitsView(Protocol):
     @property
     def memory_margin_bytes(self) -> int:
         """Bytes that must be free beyond the claim."""
+
+    @property
+    def excluded(self) -> tuple[int | str, ...]:
+        """GPUs that no worker may get, by index or UUID."""
 
 
 class FleetView(Protocol):
@@ -29,6 +35,14 @@ class FleetView(Protocol):
     @property
     def workers(self) -> Mapping[str, Worker]:
         """All workers by name."""
+
+    @property
+    def holders(self) -> Holders:
+        """Who the processes of the newest sample are."""
+
+    @property
+    def levels(self) -> Mapping[str, Level]:
+        """How long the free memory of each GPU has been what it is."""
 
     @property
     def pools(self) -> Mapping[str, Pool]:
@@ -48,21 +62,26 @@ def obstacle(fleet: FleetView, worker: Worker) -> str:
         _unready_dependency(fleet, pool)
         or _occupied(fleet, worker, pool)
         or _stale(fleet, worker)
-        or room_missing(pool, fleet.snapshot, worker.device_uuids, fleet.terms.memory_margin_bytes)
+        or room_missing(pool, fleet.snapshot, worker.device_uuids, fleet.terms.memory_margin_bytes, fleet.holders)
     )
 
 
-def release_obstacle(fleet: FleetView, worker: Worker) -> str:
-    """Say why the memory of the run that ended is not known to be back; empty where it is.
+def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | None]:
+    """Say why the memory of the run that ended is not known to be back, empty where it is; and when to look again.
 
-    A run that had no GPU needs no proof.
+    None: whenever the next sample comes. A run that had no GPU needs no proof.
     """
     if not worker.run_uuids:
-        return ""
-    pool = fleet.pools[worker.pool]
-    return _stale(fleet, worker) or room_missing(
-        pool, fleet.snapshot, worker.run_uuids, fleet.terms.memory_margin_bytes
+        return "", None
+    pool, margin_bytes = fleet.pools[worker.pool], fleet.terms.memory_margin_bytes
+    missing = (
+        _stale(fleet, worker)
+        or still_listed(worker, fleet.snapshot, fleet.holders)
+        or room_missing(pool, fleet.snapshot, worker.run_uuids, margin_bytes, fleet.holders)
     )
+    if missing or worker.ended_s is None:
+        return missing, None
+    return unsteady(fleet.levels, fleet.snapshot, worker.run_uuids, worker.ended_s) or ("", None)
 
 
 def _stale(fleet: FleetView, worker: Worker) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.admission import obstacle, release_obstacle
+from gpuward.policy.holders import NOBODY, Holders, orphans
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.levels import Level, levels
 from gpuward.policy.life import (
     DeadlinePassed,
     Effect,
@@ -19,9 +21,11 @@ from gpuward.policy.life import (
     Forget,
     Goal,
     HaltAsked,
+    Note,
     Phase,
     Worker,
 )
+from gpuward.policy.moving import moved as elsewhere
 from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
 
@@ -32,6 +36,7 @@ class Terms:
 
     memory_margin_bytes: int = 256 * 1024**2
     release_timeout_s: float = 60.0
+    excluded: tuple[int | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +48,8 @@ class FleetState:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     terms: Terms = field(default_factory=Terms)
     halting: bool = False
+    holders: Holders = field(default_factory=dict)
+    levels: Mapping[str, Level] = field(default_factory=dict)
 
     def pool_of(self, worker: Worker) -> Pool:
         """Return the pool that a worker belongs to."""
@@ -75,9 +82,11 @@ def halt(state: FleetState, now_s: float) -> Outcome:
     return step(replace(state, halting=True), [(name, HaltAsked()) for name in state.workers], now_s)
 
 
-def observe(state: FleetState, snapshot: Snapshot, now_s: float) -> Outcome:
-    """Take a new sample in and settle."""
-    return settle(replace(state, snapshot=snapshot), now_s)
+def observe(state: FleetState, snapshot: Snapshot, now_s: float, holders: Holders = NOBODY) -> Outcome:
+    """Take a new sample in and settle; ``holders``: who its processes are. What we left behind on it is killed."""
+    known = levels(state.levels, snapshot)
+    state, effects = settle(replace(state, snapshot=snapshot, levels=known, holders=holders), now_s)
+    return state, (*effects, *orphans(state.workers, snapshot, holders))
 
 
 def with_worker(state: FleetState, worker: Worker) -> FleetState:
@@ -102,8 +111,13 @@ def settle(state: FleetState, now_s: float) -> Outcome:
                 moved = True
             elif after != before:
                 state = with_worker(state, after)
-                moved = moved or after.phase is not before.phase
+                moved = moved or _whereabouts(after) != _whereabouts(before)
     return state, tuple(effects)
+
+
+def _whereabouts(worker: Worker) -> tuple[Phase, tuple[str, ...], float | None]:
+    """What others, or the next look at the worker itself, may depend on."""
+    return worker.phase, worker.device_uuids, worker.deadline_s
 
 
 def _without(state: FleetState, name: str) -> FleetState:
@@ -146,19 +160,23 @@ def _drain(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tup
 
 
 def _releasing(state: FleetState, worker: Worker, now_s: float) -> Worker:
-    missing = release_obstacle(state, worker)
+    missing, look_at_s = release_obstacle(state, worker)
+    why = worker.reason.split("; waits for")[0]
     timed_out = now_s - worker.since_s >= state.terms.release_timeout_s
     if missing and not timed_out:
-        why = worker.reason.split("; waits for")[0]
-        return replace(worker, reason=f"{why}; {missing}")
+        again_s = look_at_s if look_at_s is not None and look_at_s > now_s else None
+        return replace(worker, reason=f"{why}; {missing}", deadline_s=again_s)
     if now_s < worker.not_before_s:
-        return enter(worker, Phase.BACKOFF, worker.reason.split("; waits for")[0], now_s)
+        return enter(worker, Phase.BACKOFF, why, now_s)
     return enter(worker, Phase.BLOCKED, missing or worker.reason, now_s)
 
 
 def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tuple[Effect, ...]]:
     if now_s < worker.not_before_s:
         return worker, ()
+    if worker.avoid and state.snapshot.state == "ok":
+        left = elsewhere(state, worker, now_s)
+        return left, (Note(worker.name, "worker-moved", left.reason),) if left.phase is worker.phase else ()
     missing = obstacle(state, worker)
     if missing:
         return replace(worker, reason=missing), ()

@@ -58,6 +58,8 @@ class Worker:
     ``port`` is the one that it serves on, ``port_block`` the first of those that are its own.
     ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
     ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known.
+    ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
+    ``avoid``: GPUs that it is to leave.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     """
 
@@ -82,6 +84,9 @@ class Worker:
     failures: tuple[float, ...] = ()
     consecutive: int = 0
     restarts: int = 0
+    waits: tuple[float, ...] = ()
+    faults: tuple[float, ...] = ()
+    avoid: tuple[str, ...] = ()
     then: Next | None = None
     killed: bool = False
     halted: bool = False
@@ -161,13 +166,15 @@ class StartRefused:
 class RunEnded:
     """The run's tree is gone, to the last process. ``permanent``: starting again cannot help.
 
-    ``ended_s`` is the monotonic time of the end where the keeper recorded it; the news may be much younger.
+    ``hint``: what would, empty where nobody knows. ``ended_s`` is the monotonic time of the end where the keeper
+    recorded it; the news may be much younger.
     """
 
     run: int
     exit: LastExit
     permanent: bool
     reason: str
+    hint: str = ""
     jitter: float = 0.0
     ended_s: float | None = None
 
@@ -232,5 +239,22 @@ class Forget:
     worker: str
 
 
-Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget
+@dataclass(frozen=True, slots=True)
+class KillOrphan:
+    """SIGKILL to whatever carries the marker of a run that has ended, if no keeper holds that run."""
+
+    worker: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Tell the operator what was decided about a worker that is not a change of its phase."""
+
+    worker: str
+    kind: str
+    reason: str
+
+
+Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget | KillOrphan | Note
 Step: TypeAlias = tuple[Worker, tuple[Effect, ...]]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from gpuward.config.fleet import Pool
+from gpuward.policy.holders import GIB, NOBODY, Holders, named
 from gpuward.policy.inventory import Gpu, Snapshot
-
-GIB = 1024**3
 
 
 def claim_bytes(pool: Pool, gpu: Gpu) -> int | None:
@@ -23,7 +22,9 @@ def gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def room_missing(pool: Pool, snapshot: Snapshot, uuids: tuple[str, ...], margin_bytes: int) -> str:
+def room_missing(
+    pool: Pool, snapshot: Snapshot, uuids: tuple[str, ...], margin_bytes: int, holders: Holders = NOBODY
+) -> str:
     """Say which GPU has no room for the pool's claim, and who holds it; empty where there is room on all.
 
     The margin covers what a CUDA context takes before vLLM measures; it never asks for more than an idle GPU has.
@@ -39,20 +40,16 @@ def room_missing(pool: Pool, snapshot: Snapshot, uuids: tuple[str, ...], margin_
             continue
         idle = gpu.total_bytes - (gpu.reserved_bytes or 0)
         if gpu.free_bytes < max(claim, min(claim + margin_bytes, idle)):
-            return _shortage(pool, gpu, claim, gpu.free_bytes)
+            return _shortage(pool, gpu, claim, holders)
     return ""
 
 
-def _shortage(pool: Pool, gpu: Gpu, claim: int, free: int) -> str:
-    holders = sorted(gpu.processes, key=lambda process: -(process.used_bytes or 0))
-    named = ", ".join(
-        f"pid {process.pid} ({process.name or 'unknown'}"
-        + (f", {gib(process.used_bytes)})" if process.used_bytes is not None else ")")
-        for process in holders[:3]
-    )
-    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
-    held = f"held by {named}{more}" if named else "no process is listed on it"
+def _shortage(pool: Pool, gpu: Gpu, claim: int, holders: Holders) -> str:
+    biggest = sorted(gpu.processes, key=lambda process: -(process.used_bytes or 0))
+    listed = ", ".join(named(process, holders) for process in biggest[:3])
+    more = f" and {len(biggest) - 3} more" if len(biggest) > 3 else ""
+    held = f"held by {listed}{more}" if listed else "no process is listed on it"
     return (
         f"waits for memory on GPU {gpu.index}: the claim is {gib(claim)} "
-        f"({pool.gpu_memory_utilization:g} of {gib(gpu.total_bytes or 0)}), free are {gib(free)}; {held}"
+        f"({pool.gpu_memory_utilization:g} of {gib(gpu.total_bytes or 0)}), free are {gib(gpu.free_bytes or 0)}; {held}"
     )

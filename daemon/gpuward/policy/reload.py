@@ -19,6 +19,11 @@ _KEEPS_PROCESS = frozenset(
     {
         "workers",
         "restart",
+        "on_cause",
+        "on_oom",
+        "min_max_model_len",
+        "liveness",
+        "max_parallel_starts",
         "on_breach",
         "start_timeout_s",
         "stop_timeout_s",

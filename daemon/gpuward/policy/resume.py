@@ -149,6 +149,8 @@ def _after_a_boot(worker: Worker, now_s: float) -> Worker:
         not_before_s=now_s,
         failures=(),
         consecutive=0,
+        waits=(),
+        faults=(),
         then=None,
         killed=False,
     )

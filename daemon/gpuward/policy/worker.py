@@ -39,7 +39,8 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.reload import definition
-from gpuward.policy.restart import GiveUp, after_failure
+from gpuward.policy.response import after_end
+from gpuward.policy.restart import GiveUp
 
 DRAIN_LIMIT_S = 300.0
 """A worker that waits for its dependents to stop goes ahead after this long."""
@@ -113,7 +114,7 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
 
 
 def _start_asked(worker: Worker, now_s: float) -> Step:
-    fresh = replace(worker, goal=Goal.UP, halted=False, failures=(), consecutive=0, not_before_s=now_s)
+    fresh = _anew(worker, now_s)
     if worker.phase in {Phase.STARTING, Phase.READY}:
         return fresh, ()
     if worker.phase in {Phase.DRAINING, Phase.STOPPING}:
@@ -123,8 +124,23 @@ def _start_asked(worker: Worker, now_s: float) -> Step:
     return enter(fresh, Phase.BLOCKED, "start asked", now_s), (TakeSample(),)
 
 
+def _anew(worker: Worker, now_s: float) -> Worker:
+    """Wanted up by command: what was counted so far counts no more."""
+    return replace(
+        worker,
+        goal=Goal.UP,
+        halted=False,
+        failures=(),
+        consecutive=0,
+        waits=(),
+        faults=(),
+        avoid=(),
+        not_before_s=now_s,
+    )
+
+
 def _restart_asked(worker: Worker, reason: str, now_s: float) -> Step:
-    fresh = replace(worker, goal=Goal.UP, halted=False, failures=(), consecutive=0, not_before_s=now_s)
+    fresh = _anew(worker, now_s)
     if not worker.alive:
         return _start_asked(worker, now_s)
     if worker.phase is Phase.STOPPING:
@@ -183,20 +199,9 @@ def _run_ended(worker: Worker, event: RunEnded, pool: Pool, now_s: float) -> Ste
 
 
 def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
-    if event.permanent:
-        return _rest(ended, Phase.FAILED, event.reason, now_s)
-    if pool.restart.mode == "never":
+    if pool.restart.mode == "never" and not event.permanent:
         return _rest(ended, Phase.STOPPED, f"{event.reason}; restart mode is never", now_s)
-    ended_s = now_s if event.ended_s is None else min(now_s, event.ended_s)
-    ready_for_s = ended_s - ended.ready_since_s if ended.ready_since_s is not None else 0.0
-    verdict = after_failure(
-        pool.restart,
-        failures=ended.failures,
-        consecutive=ended.consecutive,
-        ready_for_s=ready_for_s,
-        now_s=now_s,
-        jitter=event.jitter,
-    )
+    ended, verdict = after_end(ended, pool, event, now_s)
     reason = f"{event.reason}; {verdict.reason}"
     if isinstance(verdict, GiveUp):
         return _rest(replace(ended, failures=verdict.failures), Phase.FAILED, reason, now_s)
@@ -232,5 +237,7 @@ def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
                 f"processes outlive SIGKILL since {now_s - worker.since_s:.0f} s (uninterruptible in a driver call?)"
             )
             return enter(worker, Phase.STOPPING, reason, now_s, now_s + KILL_WAIT_S), (KillKeeper(worker.name),)
+        case Phase.RELEASING:
+            return replace(worker, deadline_s=None), (TakeSample(),)
         case _:
             return replace(worker, deadline_s=None), ()

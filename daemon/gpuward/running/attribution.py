@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gpuward.host.processes import describe
+from gpuward.policy.holders import Holder
 from gpuward.policy.inventory import Snapshot
 
 ANCESTORS_MAX = 64
@@ -14,11 +16,15 @@ ANCESTORS_MAX = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracks:
-    """What tells a run's processes: the session of its main process, its keeper, its marker; each to the worker."""
+    """What tells a run's processes: the session of its main process, its keeper, its marker; each to the worker.
+
+    ``mark`` is how the markers of every run of this state directory begin.
+    """
 
     sessions: Mapping[int, str]
     keepers: Mapping[int, str]
     markers: Mapping[bytes, str]
+    mark: bytes = b""
 
 
 @dataclass(slots=True)
@@ -31,25 +37,57 @@ class Attribution:
     untold: set[tuple[str, str]] = field(default_factory=set)
     """Worker and GPU UUID where the driver does not tell the memory of every process."""
 
+    holders: dict[int, Holder] = field(default_factory=dict)
+
     def update(self, snapshot: Snapshot, tracks: Tracks) -> None:
         """Look at a new sample."""
         living = set(tracks.keepers.values())
         listed = {process.pid for gpu in snapshot.gpus for process in gpu.processes}
         known = {pid: owner for pid, owner in self.owners.items() if pid in listed and owner in living}
         found = {pid: owner for pid in listed - known.keys() if (owner := owner_of(pid, tracks)) is not None}
+        former = {pid: holder for pid, holder in self.holders.items() if pid in listed}
         self.owners = known | found
+        self.holders = {pid: self._holder(pid, former.get(pid), tracks) for pid in listed}
         self.used_bytes = {}
-        self.untold = set()
         for gpu in snapshot.gpus:
             for process in gpu.processes:
                 owner = self.owners.get(process.pid)
-                if owner is None:
-                    continue
-                if process.used_bytes is None:
-                    self.untold.add((owner, gpu.uuid))
-                    continue
-                used = self.used_bytes.setdefault(owner, {})
-                used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
+                if owner is not None and process.used_bytes is not None:
+                    used = self.used_bytes.setdefault(owner, {})
+                    used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
+
+    def _holder(self, pid: int, before: Holder | None, tracks: Tracks) -> Holder:
+        """Who this is now; ``before``: who it was in the last sample, if it was listed there."""
+        if pid in self.owners:
+            return Holder(kind="ours", worker=self.owners[pid])
+        if before is not None and before.kind in {"ours", "former"}:
+            return replace(before, kind="former")
+        if before is not None:
+            return before
+        mark = _mark_of(pid, tracks.mark)
+        if mark is not None:
+            return Holder(kind="marked", worker=mark[0], run=mark[1])
+        described = describe(pid)
+        return Holder(kind="foreign", user=described.user, command=described.command_line) if described else STRANGER
+
+
+STRANGER = Holder(kind="foreign")
+
+
+def _mark_of(pid: int, mark: bytes) -> tuple[str, int] | None:
+    """Worker and run that a process says it belongs to, by a marker that begins as ours do."""
+    for entry in _environment(pid) if mark else ():
+        worker, hash_, run = entry.removeprefix(mark).decode(errors="replace").rpartition("#")
+        if entry.startswith(mark) and hash_ and run.isdecimal():
+            return worker, int(run)
+    return None
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def owner_of(pid: int, tracks: Tracks) -> str | None:
@@ -78,8 +116,4 @@ def _by_descent(pid: int, keepers: Mapping[int, str]) -> str | None:
 
 
 def _by_marker(pid: int, markers: Mapping[bytes, str]) -> str | None:
-    try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    return next((markers[entry] for entry in entries if entry in markers), None)
+    return next((markers[entry] for entry in _environment(pid) if entry in markers), None)

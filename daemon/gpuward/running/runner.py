@@ -16,9 +16,9 @@ from gpuward.config.fleet import Pool
 from gpuward.engines.build import launch
 from gpuward.engines.launch import CannotLaunch, Devices, Launch, Readiness
 from gpuward.equipment import Equipment
-from gpuward.host.live import LiveRun
+from gpuward.host.live import LiveRun, sweep
 from gpuward.host.ports import listener, listening
-from gpuward.host.processes import Identity
+from gpuward.host.processes import Identity, same
 from gpuward.host.runs import RunSpec, StillRunning
 from gpuward.policy.life import (
     BecameReady,
@@ -103,12 +103,23 @@ class Runner:
         if handle := self.handles.get(name):
             handle.live.kill_keeper()
 
+    def kill_orphan(self, name: str, run: int) -> None:
+        """SIGKILL to what carries the marker of a run, unless a keeper holds that very run."""
+        keeper = self._equipment.runs.keeper_identity(name, run)
+        if keeper is None or not same(keeper):
+            self._task(self._sweep(f"GPUWARD_RUN={self._equipment.instance}:{name}#{run}"))
+
+    async def _sweep(self, marker: str) -> None:
+        await asyncio.to_thread(sweep, marker, None)
+        self._equipment.sampler.request()
+
     def tracks(self) -> Tracks:
         """What tells the processes of living runs."""
         return Tracks(
             sessions={handle.live.main_pid: name for name, handle in self.handles.items() if handle.live.main_pid},
             keepers={handle.live.keeper_pid: name for name, handle in self.handles.items() if handle.live.keeper_pid},
             markers={handle.marker.encode(): name for name, handle in self.handles.items()},
+            mark=f"GPUWARD_RUN={self._equipment.instance}:".encode(),
         )
 
     def close(self) -> None:

@@ -78,6 +78,10 @@ class RankMemory:
         """Return the budget: total x utilization, rounded up (vLLM v1/worker/utils.py, request_memory)."""
         return math.ceil(self._device.total_bytes * utilization)
 
+    def left_by_others_bytes(self) -> int:
+        """Return what other processes leave of the GPU."""
+        return self._free()[0] + self._held_bytes
+
     def check(self, utilization: float) -> None:
         """Refuse to start where less than the budget is free. Raises MemoryRefused."""
         requested_bytes, (free_bytes, _) = self.requested_bytes(utilization), self._free()

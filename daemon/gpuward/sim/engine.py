@@ -34,7 +34,15 @@ class KvCacheRefused(Exception):
     """Too little is left for the KV cache; the text is vLLM's."""
 
 
-StartFailure = (MemoryRefused, CudaOutOfMemory, KvCacheRefused, RankDied)
+class CudaFault(Exception):
+    """The program went wrong on the GPU; the text is PyTorch's."""
+
+
+class ProfilingDisturbed(Exception):
+    """Memory was given back by somebody else while the engine measured its own; the text is vLLM's."""
+
+
+StartFailure = (MemoryRefused, CudaOutOfMemory, KvCacheRefused, RankDied, CudaFault, ProfilingDisturbed)
 
 
 class EngineJob(NamedTuple):
@@ -91,7 +99,7 @@ class Engine:
                 self._loop.call_later(fault.delay_s, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
         try:
             self._loop.run()
-        except (CudaOutOfMemory, RankDied) as error:
+        except (CudaOutOfMemory, CudaFault, RankDied) as error:
             self._report_death(
                 error, "EngineCore encountered a fatal error.", "core.py:1512", "engine_core.run_busy_loop()"
             )
@@ -104,6 +112,7 @@ class Engine:
         say("core.py:109", f"Initializing a V1 LLM engine (v{VERSION}) with config: model={arguments.model!r}")
         time.sleep(pause_s)
         self._fail_at_start()
+        before_bytes = self._left_by_others_bytes()
         for rank in self._ranks:
             rank.check(arguments.gpu_memory_utilization)
         self._hold(_CONTEXT_BYTES)
@@ -112,8 +121,9 @@ class Engine:
         self._hold(min(self._budget_bytes, _CONTEXT_BYTES + _WEIGHT_BYTES))
         say("default_loader.py:384", f"Loading weights took {pause_s:.2f} seconds")
         time.sleep(pause_s)
-        kv_tokens = self._kv_tokens()
+        kv_tokens = self._kv_tokens(self._charged_bytes(before_bytes))
         self._hold(self._budget_bytes)
+        self._capture_graphs()
         say("kv_cache_utils.py:1702", f"GPU KV cache size: {kv_tokens:,} tokens")
         time.sleep(pause_s)
         say("gpu_model_runner.py:5906", f"Graph capturing finished in {pause_s:.0f} secs, took 0.00 GiB")
@@ -124,9 +134,34 @@ class Engine:
         for rank in self._ranks:
             rank.hold(wanted_bytes)
 
-    def _kv_tokens(self) -> int:
+    def _left_by_others_bytes(self) -> int:
+        """What neighbours leave of the GPU of the only rank; for several ranks, each other's neighbours, 0."""
+        return 0 if self._children else self._memories[0].left_by_others_bytes()
+
+    def _charged_bytes(self, before_bytes: int) -> int:
+        """What neighbours took since ``before_bytes`` were left, which vLLM charges to itself (vLLM issue 55827).
+
+        It reads the whole device before and after. Raises ProfilingDisturbed where they gave something back.
+        """
+        now_bytes = self._left_by_others_bytes()
+        if now_bytes > before_bytes:
+            raise ProfilingDisturbed(
+                f"AssertionError: Error in memory profiling. Initial free memory {before_bytes / GIB:.2f} GiB, current "
+                f"free memory {now_bytes / GIB:.2f} GiB. This happens when other processes sharing the same container "
+                "release GPU memory while vLLM is profiling during initialization."
+            )
+        return before_bytes - now_bytes
+
+    def _capture_graphs(self) -> None:
+        """The last step of a start, and the first that needs memory beyond the budget."""
+        for fault in self._job.settings.faults:
+            if fault.phase == "start" and fault.kind in ("oom", "oom-above"):
+                time.sleep(fault.delay_s)
+                self._fail(fault)
+
+    def _kv_tokens(self, charged_bytes: int) -> int:
         """Raises KvCacheRefused in the words of vLLM v1/core/kv_cache_utils.py."""
-        available_bytes = self._budget_bytes - _CONTEXT_BYTES - _WEIGHT_BYTES
+        available_bytes = self._budget_bytes - _CONTEXT_BYTES - _WEIGHT_BYTES - charged_bytes
         if available_bytes <= 0:
             raise KvCacheRefused(
                 "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when "
@@ -146,7 +181,7 @@ class Engine:
 
     def _fail_at_start(self) -> None:
         for fault in self._job.settings.faults:
-            if fault.phase == "start" and fault.kind in ("oom", "engine-killed", "hang"):
+            if fault.phase == "start" and fault.kind in ("engine-killed", "hang", "cuda-fault"):
                 time.sleep(fault.delay_s)
                 self._fail(fault)
 
@@ -154,6 +189,10 @@ class Engine:
         match fault.kind:
             case "oom":
                 raise CudaOutOfMemory(self._memories[0].out_of_memory(_OOM_BYTES))
+            case "oom-above" if self._job.arguments.gpu_memory_utilization * 1000 > fault.value:
+                raise CudaOutOfMemory(self._memories[0].out_of_memory(_OOM_BYTES))
+            case "cuda-fault":
+                raise CudaFault("torch.AcceleratorError: CUDA error: an illegal memory access was encountered")
             case "engine-killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":

@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 
 SYNTAX: Final = """\
 exit:N@PHASE         the API server ends with exit code N, its engine too
-oom@PHASE            CUDA out of memory in the engine, in vLLM's words
+oom@PHASE            CUDA out of memory in the engine, in vLLM's words; at start: while it captures graphs
+oom-above:0.8@PHASE  the same, only where gpu-memory-utilization is above this
+cuda-fault@PHASE     an illegal memory access in the engine
 engine-killed@PHASE  the engine gets SIGKILL
 hang@PHASE           the engine does nothing any more; /health stays 200
 ignore-term          the API server ignores SIGTERM
@@ -15,15 +17,19 @@ leak:100MiB/s@PHASE  every rank's memory grows until the GPU is full
 PHASE is start (while the engine loads) or run (after ready, the default); +SECONDS waits within it: oom@run+1.5"""
 
 _FAULT: Final = re.compile(
-    r"(?P<kind>exit|oom|engine-killed|hang|ignore-term|leak)(:(?P<value>[^@]+))?"
+    r"(?P<kind>exit|oom|oom-above|cuda-fault|engine-killed|hang|ignore-term|leak)(:(?P<value>[^@]+))?"
     r"(@(?P<phase>start|ready|run)(\+(?P<delay>\d+(\.\d+)?))?)?"
 )
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)(KiB|MiB|GiB|B)/s")
+_RATIO: Final = re.compile(r"[01]\.\d+")
 _UNITS: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
 class Fault(NamedTuple):
-    """One fault. ``value``: exit code, or bytes per second of a leak, else 0. ``delay_s`` counts within the phase."""
+    """One fault; ``delay_s`` counts within the phase.
+
+    ``value``: exit code, bytes per second of a leak, a ratio in thousandths, else 0.
+    """
 
     kind: str
     value: int
@@ -49,6 +55,8 @@ def _value(kind: str, value: str | None, text: str) -> int:
         return int(value)
     if kind == "leak" and value is not None and (rate := _RATE.fullmatch(value)):
         return int(float(rate[1]) * _UNITS[rate[2]])
-    if kind not in ("exit", "leak") and value is None:
+    if kind == "oom-above" and value is not None and _RATIO.fullmatch(value):
+        return round(float(value) * 1000)
+    if kind not in ("exit", "leak", "oom-above") and value is None:
         return 0
     raise ValueError(f"bad value in fault {text!r}; the faults are:\n{SYNTAX}")

@@ -1,0 +1,52 @@
+"""Stories of what follows from a cause: give up, hold, move away."""
+
+from __future__ import annotations
+
+import pytest
+from tests.e2e.daemon import DaemonUnderTest
+
+pytestmark = pytest.mark.e2e
+
+QUICK = """
+[pool.m.restart]
+delay-first-s = 0.05
+delay-max-s = 0.05
+max-failures = {failures}
+[pool.m.env]
+GPUWARD_SIM_FAULT = "{fault}"
+"""
+
+
+def a_pool(fault: str, failures: int = 5, keys: str = "") -> str:
+    return f'[pool.m]\nmodel = "org/m"\ngpus-per-worker = 1\n{keys}\n{QUICK.format(fault=fault, failures=failures)}'
+
+
+def test_a_crash_loop_gives_up_and_says_the_numbers(daemon: DaemonUnderTest) -> None:
+    daemon.start(a_pool("exit:3@start", failures=2))
+
+    worker = daemon.until("m/0", lambda worker: worker["phase"] == "failed")
+
+    assert (worker["run"], worker["last_exit"]["cause"], worker["last_exit"]["code"]) == (3, "crash", 3)
+    assert "gave up after 3 failures within 600 s (max-failures is 2)" in worker["reason"]
+
+
+def test_cuda_faults_on_one_gpu_move_the_worker_to_another(daemon: DaemonUnderTest) -> None:
+    daemon.start(a_pool("cuda-fault@run+0.05"))
+
+    daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["gpus"] == [0])
+    moved = daemon.until("m/0", lambda worker: worker["run"] == 3)
+
+    assert moved["gpus"] == [1]
+    assert moved["last_exit"]["cause"] == "cuda-fault"
+    reasons = [event["reason"] for event in daemon.call("events")["events"]]
+    assert any("moves from GPU 0 to GPU 1: the second fault within 24 h" in reason for reason in reasons), reasons
+
+
+def test_on_oom_hold_stops_at_the_first_one_with_what_to_change(daemon: DaemonUnderTest) -> None:
+    daemon.start(a_pool("oom@run+0.05", keys='on-oom = "hold"'))
+
+    worker = daemon.until("m/0", lambda worker: worker["phase"] == "failed")
+
+    assert (worker["run"], worker["last_exit"]["cause"]) == (1, "gpu-oom-runtime")
+    assert "lower gpu-memory-utilization" in worker["reason"]
+    assert worker["reason"].endswith("then gpuctl start m/0")
