@@ -106,17 +106,33 @@ def _settings(path: Path | None) -> HostSettings:
 
 def _places(options: Options, settings: HostSettings) -> Places:
     given = settings.directories
-    runtime = options.runtime_dir or _path(given.runtime) or _default("/run/gpuward", "XDG_RUNTIME_DIR", ".cache/run")
-    state = options.state_dir or _path(given.state) or _default("/var/lib/gpuward", "XDG_STATE_HOME", ".local/state")
+    runtime = (
+        options.runtime_dir
+        or _path(given.runtime)
+        or _from_systemd("RUNTIME_DIRECTORY")
+        or _default("/run/gpuward", "XDG_RUNTIME_DIR", ".cache/run")
+    )
+    state = (
+        options.state_dir
+        or _path(given.state)
+        or _from_systemd("STATE_DIRECTORY")
+        or _default("/var/lib/gpuward", "XDG_STATE_HOME", ".local/state")
+    )
     runtime, state = runtime.absolute(), state.absolute()
+    beside_state = None if options.state_dir else _from_systemd("LOGS_DIRECTORY")
     socket = options.socket or settings.control.socket or str(runtime / "control.sock")
     return Places(
         runtime=runtime,
         state=state,
-        logs=_path(given.logs) or state / "logs",
+        logs=_path(given.logs) or beside_state or state / "logs",
         leases=_path(given.leases) or runtime / "leases",
         socket=str(Path(socket).absolute()),
     )
+
+
+def _from_systemd(variable: str) -> Path | None:
+    """The first directory that the unit asks for by StateDirectory= and its kind (systemd.exec(5))."""
+    return _path(os.environ.get(variable, "").partition(":")[0] or None)
 
 
 def _path(text: str | None) -> Path | None:

@@ -59,8 +59,6 @@ class Daemon:
         self._detached = asyncio.Event()
         self._stops = 0
         self._waiting_for_inventory = False
-        self._watchdog_at_s = 0.0
-        self._status = ""
 
     async def live(self, parts: Parts, server: Server) -> None:
         """Take over, run, end."""
@@ -73,6 +71,7 @@ class Daemon:
         raise_file_limit()
         become_subreaper()
         reap()  # of the program that this process was before `gpuctl daemon reexec`
+        parts.equipment.tick_s = self._notify.tick_s(parts.equipment.tick_s)
         parts.equipment.sampler.start(loop)
         serving = asyncio.create_task(server.serve(parts.commands.dispatch))
         try:
@@ -222,21 +221,26 @@ class Daemon:
 
     def _on_turn(self) -> None:
         """Tell systemd that the loop goes round, from the loop itself."""
-        now_s = time.monotonic()
         self._tell_set_aside()
-        if self._notify.watchdog_s is not None and now_s - self._watchdog_at_s > self._notify.watchdog_s / 4:
-            self._watchdog_at_s = now_s
-            self._notify.watchdog()
-        if self._notify.present and (line := self._status_line()) != self._status:
-            self._status = line
-            self._notify.status(line)
+        self._notify.turned(time.monotonic())
+        self._notify.status(self._status_line())
 
     def _status_line(self) -> str:
-        workers = self._parts.supervisor.state.workers.values()
+        state = self._parts.supervisor.state
+        workers = state.workers.values()
+        alive = [worker.name for worker in workers if worker.alive]
+        if state.halting:
+            return f"stopping: {len(alive)} of {len(workers)} workers still run: {_some(alive)}"
         ready = sum(worker.phase is Phase.READY for worker in workers)
         failed = [worker.name for worker in workers if worker.phase is Phase.FAILED]
-        trouble = f"; failed: {', '.join(failed[:5])}" if failed else ""
+        trouble = f"; failed: {_some(failed)}" if failed else ""
         return f"{ready} of {len(workers)} workers ready, revision {self._parts.fleets.revision}{trouble}"
+
+
+def _some(names: list[str]) -> str:
+    """The first five names, and how many more."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "none") + more
 
 
 def _fail(failed: asyncio.Future[None], context: dict[str, Any]) -> None:

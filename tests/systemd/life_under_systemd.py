@@ -23,7 +23,7 @@ RUN = Path("/run/gpuward")
 FLEET = """\
 [pool.sleeper]
 engine = "command"
-command = ["/bin/sleep", "1000000"]
+command = ["/bin/sh", "-c", "trap 'sleep 0.5; exit 0' TERM; while :; do sleep 0.1; done"]
 workers = 2
 gpus-per-worker = 1
 ready-after-s = 0.0
@@ -121,6 +121,7 @@ def start() -> dict[str, Any]:
         "user": owner(Path(f"/proc/{shown('MainPID')}")).split(":")[0],
         "run": owner(RUN),
         "socket": owner(RUN / "control.sock") if (RUN / "control.sock").exists() else "",
+        "logs": sorted(str(path) for path in Path("/var/log/gpuward").glob("*/*")),
         "worker_environment": sorted(line.partition("=")[0] for line in environment if line),
         "operator": gpuctl("restart", "sleeper/1", user="on-call"),
         "passer_by": gpuctl("stop", "sleeper/1", user="passer-by"),
@@ -144,9 +145,13 @@ def survive(disturb: Callable[[], object], *, new_daemon: bool) -> dict[str, Any
 
 def stop() -> dict[str, Any]:
     began = time.monotonic()
-    stopped = run("systemctl", "stop", "gpuward")
+    texts = set()
+    stopping = subprocess.Popen(["systemctl", "stop", "gpuward"])
+    while stopping.poll() is None:
+        texts.add(shown("StatusText"))
     left = run("pgrep", "-u", "gpuward", "-a").stdout.splitlines()
-    return {"rc": stopped.returncode, "s": time.monotonic() - began, "left": left, "result": shown("Result")}
+    ended = {"rc": stopping.returncode, "s": time.monotonic() - began, "result": shown("Result")}
+    return {**ended, "left": left, "texts": sorted(texts)}
 
 
 def bad_host_file() -> dict[str, Any]:

@@ -106,6 +106,14 @@ def test_a_stop_leaves_no_process_of_the_user(seen) -> None:
     assert (seen["stop"]["rc"], seen["stop"]["result"], seen["stop"]["left"]) == (0, "success", [])
 
 
+def test_while_it_stops_the_unit_says_what_it_waits_for(seen) -> None:
+    assert "stopping: 2 of 2 workers still run: sleeper/0, sleeper/1" in seen["stop"]["texts"]
+
+
+def test_workers_write_where_the_unit_has_logs_kept(seen) -> None:
+    assert seen["start"]["logs"] == ["/var/log/gpuward/sleeper/0", "/var/log/gpuward/sleeper/1"]
+
+
 def test_a_bad_host_file_fails_the_unit_once_without_a_restart_loop(seen) -> None:
     assert seen["bad_host_file"]["state"] == {"active": "failed", "code": "78", "restarts": "0"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from contextlib import suppress
@@ -17,23 +18,33 @@ class Notify:
         watchdog_us = environment.get("WATCHDOG_USEC", "")
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdecimal() and ours else None
+        self._fed_at_s = -math.inf
+        self._status = ""
 
     @property
     def present(self) -> bool:
         """Whether somebody listens."""
         return bool(self._address)
 
+    def tick_s(self, longest_s: float) -> float:
+        """How long the loop may pause, at most ``longest_s``: four turns within the watchdog's time."""
+        return longest_s if self.watchdog_s is None else min(longest_s, self.watchdog_s / 4)
+
     def ready(self, status: str) -> None:
         """The control socket answers and the inventory was asked; workers may still be loading."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
-        """Set one line for ``systemctl status``."""
-        self._send(f"STATUS={status}")
+        """Set one line for ``systemctl status``; sent when it is another than before."""
+        if status != self._status:
+            self._status = status
+            self._send(f"STATUS={status}")
 
-    def watchdog(self) -> None:
-        """The main loop has made a turn."""
-        self._send("WATCHDOG=1")
+    def turned(self, now_s: float) -> None:
+        """The main loop has made a turn: feed the watchdog where it is due."""
+        if self.watchdog_s is not None and now_s - self._fed_at_s > self.watchdog_s / 5:
+            self._fed_at_s = now_s
+            self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
         """A new fleet is being applied; `ready` ends it."""
