@@ -115,6 +115,70 @@ def test_on_a_shared_gpu_one_worker_starts_at_a_time() -> None:
     assert effects == (StartRun("decode/1", 1),)
 
 
+def a_shared_pool(name: str, **known: object) -> Pool:
+    return a_pool(name, share=True, gpus=(0,), gpu_memory_utilization=0.3, **known)
+
+
+def test_while_a_neighbour_starts_a_worker_on_its_gpu_is_not_stopped() -> None:
+    pools = [a_shared_pool("a"), a_shared_pool("b")]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("a/0", BecameReady(1))], 1.0)
+    assert state.workers["b/0"].phase is Phase.STARTING
+
+    state, none = step(state, [("a/0", StopAsked())], 2.0)
+    waits = state.workers["a/0"].reason
+    state, stopped = step(state, [("b/0", BecameReady(1))], 3.0)
+
+    assert none == ()
+    assert waits == ("stopped by command; waits for b/0 to be ready first: it measures a GPU that both have")
+    assert stopped == (Terminate("a/0"),)
+
+
+def test_a_stop_waits_for_a_neighbour_that_starts_only_so_long() -> None:
+    pools = [a_shared_pool("a"), a_shared_pool("b")]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("a/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("a/0", StopAsked())], 2.0)
+
+    _, early = step(state, [], 301.9)
+    _, late = step(state, [], 302.0)
+
+    assert (early, late) == ((), (Terminate("a/0"),))
+
+
+def test_a_daemon_that_stops_waits_for_no_start() -> None:
+    pools = [a_shared_pool("a"), a_shared_pool("b")]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("a/0", BecameReady(1))], 1.0)
+
+    _, effects = halt(state, 2.0)
+
+    assert set(effects) == {Terminate("a/0"), Terminate("b/0")}
+
+
+def test_on_a_shared_gpu_who_waits_longest_starts_first() -> None:
+    pools = [a_shared_pool("a"), a_shared_pool("b"), a_shared_pool("c")]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("b/0", StopAsked())], 1.0)
+    state, _ = step(state, [("b/0", StartAsked())], 2.0)
+
+    state, effects = step(state, [("a/0", BecameReady(1))], 3.0)
+
+    assert effects == (StartRun("c/0", 1),)
+    assert "waits for c/0 (starting)" in state.workers["b/0"].reason
+
+
+def test_who_waits_longest_holds_nobody_up_where_it_cannot_start() -> None:
+    pools = [a_shared_pool("a"), a_shared_pool("c", depends_on=("x",)), a_shared_pool("b"), a_pool("x", gpus=(1,))]
+    state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
+    state, _ = step(state, [("b/0", StopAsked())], 1.0)
+    state, _ = step(state, [("b/0", StartAsked())], 2.0)
+
+    _, effects = step(state, [("a/0", BecameReady(1))], 3.0)
+
+    assert effects == (StartRun("b/0", 1),)
+
+
 def test_after_a_run_the_next_one_waits_for_a_sample_taken_later() -> None:
     state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool()])
     state, _ = step(state, [("decode/0", BecameReady(1))], 1.0)

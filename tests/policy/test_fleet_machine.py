@@ -25,8 +25,10 @@ from gpuward.policy.life import (
     StartRefused,
     StartRun,
     StopAsked,
+    Terminate,
 )
 from gpuward.policy.response import WAIT_WINDOW_S, WAITS_MAX
+from gpuward.policy.worker import DRAIN_LIMIT_S
 
 GPUS = 4
 BUDGET = RestartPolicy(max_failures=3, window_s=50, delay_first_s=1, delay_max_s=4, reset_after_s=5)
@@ -93,6 +95,8 @@ class FleetMachine(RuleBasedStateMachine):
             self.perform(effect)
 
     def perform(self, effect: Effect) -> None:
+        if isinstance(effect, Terminate):
+            self.no_neighbour_measures(effect.worker)
         if not isinstance(effect, StartRun):
             return
         name = effect.worker
@@ -108,6 +112,15 @@ class FleetMachine(RuleBasedStateMachine):
             self.waits.setdefault(name, []).append(self.now_s)
         else:
             self.automatic.setdefault(name, []).append(self.now_s)
+
+    def no_neighbour_measures(self, name: str) -> None:
+        """On a shared GPU a ready worker is stopped while another starts only by the bound, or with the daemon."""
+        worker = self.state.workers[name]
+        others = [other for other in self.state.workers.values() if other.name != name and other.pool == "small"]
+        if worker.pool == "small" and worker.ready_since_s is not None and not self.state.halting:
+            assert f"waited {DRAIN_LIMIT_S:g} s" in worker.reason or not any(
+                other.phase is Phase.STARTING for other in others
+            )
 
     def tell(self, name: str, event: Event) -> None:
         self.take(step(self.state, [(name, event)], self.now_s))

@@ -53,8 +53,12 @@ class FleetView(Protocol):
         """The host's limits."""
 
 
-def obstacle(fleet: FleetView, worker: Worker) -> str:
+def obstacle(fleet: FleetView, worker: Worker, now_s: float) -> str:
     """Say why a blocked worker cannot start yet; empty where it may."""
+    return _missing(fleet, worker) or _longer_waiting(fleet, worker, now_s)
+
+
+def _missing(fleet: FleetView, worker: Worker) -> str:
     pool = fleet.pools[worker.pool]
     if pool.device_count and not worker.device_uuids:
         return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
@@ -64,6 +68,29 @@ def obstacle(fleet: FleetView, worker: Worker) -> str:
         or _stale(fleet, worker)
         or room_missing(pool, fleet.snapshot, worker.device_uuids, fleet.terms.memory_margin_bytes, fleet.holders)
     )
+
+
+def _longer_waiting(fleet: FleetView, worker: Worker, now_s: float) -> str:
+    """Of those that could start now on a shared GPU, the one that has waited longest does."""
+    mine = set(worker.device_uuids)
+    for other in fleet.workers.values():
+        if other.phase is not Phase.BLOCKED or other.goal is Goal.DOWN or other.not_before_s > now_s:
+            continue
+        if other.since_s < worker.since_s and not mine.isdisjoint(other.device_uuids) and not _missing(fleet, other):
+            return f"waits for {other.name}, which waits {worker.since_s - other.since_s:.1f} s longer for its turn"
+    return ""
+
+
+def starting_neighbour(fleet: FleetView, worker: Worker) -> str:
+    """Say which worker on the same GPUs is between its start and ready; empty where none is.
+
+    What a neighbour gives back while vLLM measures the GPU ends the one that measures (vllm-project/vllm #56830).
+    """
+    mine = set(worker.run_uuids)
+    for other in fleet.workers.values():
+        if other.name != worker.name and other.phase is Phase.STARTING and not mine.isdisjoint(other.run_uuids):
+            return f"waits for {other.name} to be ready first: it measures a GPU that both have"
+    return ""
 
 
 def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gpuward.config.fleet import Pool
-from gpuward.policy.admission import obstacle, release_obstacle
+from gpuward.policy.admission import obstacle, release_obstacle, starting_neighbour
 from gpuward.policy.holders import NOBODY, Holders, orphans
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.levels import Level, levels
@@ -156,6 +156,9 @@ def _drain(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tup
     why = worker.reason.split(";")[0]
     if dependents and worker.then != "start":
         return replace(worker, reason=f"{why}; waits for {', '.join(dependents)} to stop first"), ()
+    measuring = starting_neighbour(state, worker) if worker.ready_since_s is not None and not state.halting else ""
+    if measuring:
+        return replace(worker, reason=f"{why}; {measuring}"), ()
     return begin_stop(replace(worker, reason=why), state.pool_of(worker), now_s)
 
 
@@ -177,7 +180,7 @@ def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, t
     if worker.avoid and state.snapshot.state == "ok":
         left = elsewhere(state, worker, now_s)
         return left, (Note(worker.name, "worker-moved", left.reason),) if left.phase is worker.phase else ()
-    missing = obstacle(state, worker)
+    missing = obstacle(state, worker, now_s)
     if missing:
         return replace(worker, reason=missing), ()
     return begin_run(worker, state.pool_of(worker), now_s)

@@ -43,7 +43,7 @@ from gpuward.policy.response import after_end
 from gpuward.policy.restart import GiveUp
 
 DRAIN_LIMIT_S = 300.0
-"""A worker that waits for its dependents to stop goes ahead after this long."""
+"""A worker that waits to be stopped, for its dependents or for a neighbour that starts, goes ahead after this long."""
 
 REFUSED_PAUSE_S = 1.0
 """A start that was refused is tried again after this."""
@@ -226,7 +226,7 @@ def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
             reason = f"not ready within start-timeout-s = {pool.start_timeout_s:g} s"
             return begin_stop(replace(worker, reason=reason, then="fail"), pool, now_s)
         case Phase.DRAINING:
-            reason = f"{worker.reason}; waited {DRAIN_LIMIT_S:g} s for its dependents"
+            reason = f"{worker.reason}; waited {DRAIN_LIMIT_S:g} s"
             return begin_stop(replace(worker, reason=reason), pool, now_s)
         case Phase.STOPPING if not worker.killed:
             reason = f"still alive {pool.stop_timeout_s:g} s after SIGTERM: SIGKILL sent to the whole tree"
