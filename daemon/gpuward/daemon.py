@@ -25,6 +25,9 @@ from gpuward.policy.ports import PortsExhausted
 from gpuward.supervisor import Supervisor
 from gpuward.takeover import Takeover
 
+LOOK_EVERY_S = 2.0
+"""Pause between two looks at whether the directories of living runs are still there."""
+
 
 class CannotRun(Exception):
     """The daemon cannot start; ``permanent`` where only a changed configuration helps."""
@@ -58,6 +61,7 @@ class Daemon:
         self._first_sample = asyncio.Event()
         self._detached = asyncio.Event()
         self._stops = 0
+        self._looked_at_s = 0.0
         self._waiting_for_inventory = False
 
     async def live(self, parts: Parts, server: Server) -> None:
@@ -222,8 +226,22 @@ class Daemon:
     def _on_turn(self) -> None:
         """Tell systemd that the loop goes round, from the loop itself."""
         self._tell_set_aside()
+        self._look_for_directories(time.monotonic())
         self._notify.turned(time.monotonic())
         self._notify.status(self._status_line())
+
+    def _look_for_directories(self, now_s: float) -> None:
+        """Notice a living run whose directory somebody deleted: the next daemon could not take it over."""
+        if now_s - self._looked_at_s < LOOK_EVERY_S:
+            return
+        self._looked_at_s = now_s
+        supervisor = self._parts.supervisor
+        for name, handle in supervisor.runner.handles.items():
+            if self._parts.equipment.runs.in_place(name, handle.live.run):
+                supervisor.notices.pop(f"run-directory-lost {name}", None)
+                continue
+            reason = f"run {handle.live.run} of {name} has lost its directory: it goes on, but under this daemon only"
+            supervisor.notice("run-directory-lost", reason, name)
 
     def _status_line(self) -> str:
         state = self._parts.supervisor.state

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class DaemonUnderTest:
             "GPUWARD_SIM_LIFE_S": str(LIFE_S),
             "GPUWARD_SIM_START_S": "0.2",
         }
+        self.program: tuple[str | Path, ...] = (PROGRAM,)
         self._client: Client | None = None
 
     def write(self, name: str, text: str) -> Path:
@@ -47,12 +48,20 @@ class DaemonUnderTest:
         path.write_text(text)
         return path
 
-    def start(self, fleet: str | Path | None = None, *, wait: bool = True, config: str = "") -> None:
-        """Start a daemon; ``fleet`` is a file, or the text of a TOML file."""
+    def start(
+        self,
+        fleet: str | Path | None = None,
+        *,
+        wait: bool = True,
+        config: str = "",
+        under: Sequence[str] = (),
+    ) -> None:
+        """Start a daemon; ``fleet`` is a file, or the text of a TOML file; ``under``: words before the program's."""
         if isinstance(fleet, str):
             fleet = self.write("fleet.toml", fleet)
-        words = [
-            PROGRAM,
+        words: list[str | Path] = [
+            *under,
+            *self.program,
             "run",
             "--socket",
             self.socket,

@@ -39,6 +39,7 @@ class Views:
             "version": __version__,
             "epoch": self._supervisor.journal.epoch,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "notices": list(self._supervisor.notices.values()),
         }
 
     def status(self) -> Document:

@@ -9,12 +9,17 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class DaemonLife(TypedDict):
-    """One life of the daemon."""
+    """One life of the daemon.
+
+    ``notices``: sentences on what an operator has to mend, such as a state file that was set aside or a full disk; each
+    stays for as long as it holds.
+    """
 
     pid: int
     version: str
     epoch: int
     uptime_s: float
+    notices: NotRequired[list[str]]
 
 
 class FleetSource(TypedDict):

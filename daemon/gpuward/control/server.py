@@ -151,8 +151,9 @@ class Server:
                 f"cannot listen on {self.path}: the gpuward with pid {owner} does already; "
                 "stop it, or give this one another --socket, --state-dir and --runtime-dir"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk is no reason not to answer
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._bind()
 
     def _bind(self) -> None:

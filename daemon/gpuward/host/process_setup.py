@@ -38,8 +38,9 @@ def lock_directory(directory: Path) -> int:
         owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(fd)
         raise AlreadyLocked(f"the gpuward with pid {owner} works in {directory} already") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # the disk may be full; the pid is for the reader of a refusal only
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
