@@ -85,6 +85,7 @@ async def _run(options: Options, settings: HostSettings, places: Places, log: Fi
     try:
         daemon = Daemon(Notify(), simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1)
         parts = build(options, settings, places, Outward(log=log, publish=server.publish, observe=daemon.observe))
+        parts.commands.control_counters = server.counters.document
         await daemon.live(parts, server)
     finally:
         server.close()

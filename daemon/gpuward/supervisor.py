@@ -39,7 +39,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
-from gpuward.policy.operations import Operation, Target, Verb, advance, supersede
+from gpuward.policy.operations import Operation, Target, Verb, advance, give_way
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner
@@ -60,12 +60,11 @@ class Operations:
     _count: int = 0
 
     def begin(self, verb: Verb, targets: Iterable[Target]) -> Operation:
-        """Register a command; it takes its workers over from earlier commands."""
+        """Register a command; earlier ones on the same workers join it or give way to it."""
         self._count += 1
         operation = Operation(id=f"{verb}-{self._count}", verb=verb, targets=tuple(targets))
-        names = frozenset(target.name for target in operation.targets)
         for other in tuple(self.by_id.values()):
-            self.by_id[other.id] = supersede(other, names, operation.id)
+            self.by_id[other.id] = give_way(other, operation)
         self.by_id[operation.id] = operation
         for old in list(self.by_id)[:-OPERATIONS_KEPT]:
             if self.by_id[old].state != "running":

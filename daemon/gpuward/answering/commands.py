@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 from gpuward import __version__
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
-from gpuward.control.server import Peer, Refusal, Role
+from gpuward.control.roles import Peer, Role
+from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets, FleetText, Proposal, read_fleet_file
 from gpuward.host import logs
@@ -43,6 +44,8 @@ class Commands:
         self._supervisor = supervisor
         self._fleets = fleets
         self._views = views
+        self.control_counters: Callable[[], dict[str, int]] = dict
+        """What the control socket counts."""
         self.open = False
         """Whether commands are taken; before, the daemon is still looking at what an earlier one left."""
 
@@ -73,7 +76,9 @@ class Commands:
 
     def _plain(self, op: str) -> Document:
         if op == "status":
-            return self._views.status()
+            status = self._views.status()
+            status["daemon"]["control"] = self.control_counters()
+            return status
         if op == "reload":
             return self.reload()
         pong = {"pong": True, "pid": os.getpid(), "version": __version__, "protocol": PROTOCOL_VERSION}
@@ -231,13 +236,17 @@ class Commands:
 
     def _events(self, args: ask.EventsArgs) -> Document:
         journal = self._supervisor.journal
-        events: Iterable[dict[str, Any]] = journal.since(args.since if args.since is not None else 0)
+        chosen = journal.since(args.since - 1 if args.since is not None else 0)
         if args.worker is not None:
-            events = [event for event in events if event["worker"] == args.worker]
-        chosen = list(events)
+            chosen = [event for event in chosen if _concerns(event["worker"], args.worker)]
         chosen = chosen[: args.limit] if args.since is not None else chosen[-args.limit :]
         next_seq = chosen[-1]["seq"] + 1 if chosen and args.since is not None else journal.seq + 1
         return {"epoch": journal.epoch, "first_seq": journal.first_seq, "next_seq": next_seq, "events": chosen}
+
+
+def _concerns(worker: str | None, name: str) -> bool:
+    """Whether an event's worker is the one named, or of the pool named."""
+    return worker is not None and name in {worker, worker.rpartition("/")[0]}
 
 
 def _text(args: ask.FileArgs) -> FleetText:

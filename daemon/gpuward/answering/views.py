@@ -189,7 +189,13 @@ def operation_document(operation: Operation) -> Document:
         "state": operation.state,
         "version": operation.version,
         "workers": [
-            {"name": target.name, "state": target.state, "phase": target.phase, "reason": target.reason}
+            {
+                "name": target.name,
+                "state": target.state,
+                "phase": target.phase,
+                "reason": target.reason,
+                "evidence": list(target.evidence),
+            }
             for target in operation.targets
         ],
     }

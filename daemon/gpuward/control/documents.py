@@ -20,6 +20,7 @@ class DaemonLife(TypedDict):
     epoch: int
     uptime_s: float
     notices: NotRequired[list[str]]
+    control: dict[str, int]
 
 
 class FleetSource(TypedDict):
@@ -203,6 +204,7 @@ class Step(TypedDict):
     state: Literal["pending", "done", "failed"]
     phase: str
     reason: str
+    evidence: list[str]
 
 
 class Operation(TypedDict):

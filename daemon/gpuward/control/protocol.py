@@ -14,7 +14,8 @@ life.
 Operations (args -> result); ``targets`` are worker or pool names:
 
 - ``ping`` {} -> {"pong": true, "pid", "version", "protocol", "epoch", "open": whether it takes commands yet}
-- ``status`` {} -> the document of `gpuctl status -o json` (with fleet, see `supervisor`)
+- ``status`` {} -> the document of `gpuctl status -o json`; its ``daemon.control`` counts what came over this socket and
+  what could not be answered as asked (`server.Counters`)
 - ``plan`` {FILE} -> the document of `gpuctl plan -o json`
 - ``diff`` {FILE} -> {"schema_version", "revision", "plan": PLAN, "changes": [CHANGE]}
 - ``apply`` {FILE, "expected_revision": int|null} -> {"schema_version", "revision", "plan", "changes",
@@ -23,8 +24,9 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``scale`` {"pool", "workers"} -> as apply
 - ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
-  "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason"}]}; answers when
-  ``version`` > ``seen`` or after ``wait_s``
+  "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason",
+  "evidence": [the lines of the log that tell why, where it failed]}]}; answers when ``version`` > ``seen`` or after
+  ``wait_s``
 - ``logs`` {"worker", "run": int|null, "lines": int|null, "offset": int|null, "max_bytes"} -> {"worker", "run", "text",
   "offset", "next_offset", "size", "ended": bool}; with ``lines`` the last lines, with ``offset`` the bytes from there
   (-1: from the end); ``ended``: the run is over, nothing will be added

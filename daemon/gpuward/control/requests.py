@@ -10,8 +10,10 @@ from msgspec import Meta, Struct
 from gpuward.control.protocol import PROTOCOL_VERSION
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Directory = Annotated[str, Meta(pattern="^/[^\\x00]*$", max_length=4096)]
 MAX_TARGETS = 4096
+SHOWN_CHARS = 60
 
 
 class BadRequest(Exception):
@@ -36,7 +38,7 @@ class FileArgs(Args, frozen=True, kw_only=True):
 
     text: str
     name: Name
-    directory: str
+    directory: Directory
 
 
 class ApplyArgs(FileArgs, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ class LogsArgs(Args, frozen=True, kw_only=True):
     worker: Name
     run: Count | None = None
     lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    offset: Annotated[int, Meta(ge=-1)] | None = None
+    offset: Annotated[int, Meta(ge=-1, le=2**53)] | None = None
     max_bytes: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 18
 
 
@@ -134,17 +136,25 @@ def decode_request(frame: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"cannot read the request: {error}; send one JSON object in one frame") from None
     request_id = envelope.id if isinstance(envelope.id, str) and len(envelope.id) <= 200 else None
-    if envelope.v != PROTOCOL_VERSION:
-        message = f"cannot speak protocol version {envelope.v!r}: this daemon speaks {PROTOCOL_VERSION}"
+    if type(envelope.v) is not int or envelope.v != PROTOCOL_VERSION:
+        message = f"cannot speak protocol version {_shown(envelope.v)}: this daemon speaks {PROTOCOL_VERSION}"
         raise BadRequest(message, code="bad-protocol", request_id=request_id)
     if request_id is None:
         raise BadRequest("cannot answer a request whose id is not a string of at most 200 characters")
     kind = ARGS.get(envelope.op) if isinstance(envelope.op, str) else None
     if kind is None:
         known = ", ".join(ARGS)
-        raise BadRequest(f"there is no operation {envelope.op!r}; there are {known}", request_id=request_id)
+        raise BadRequest(f"there is no operation {_shown(envelope.op)}; there are {known}", request_id=request_id)
     try:
         args = msgspec.convert(envelope.args if envelope.args is not None else {}, kind, strict=True)
     except msgspec.ValidationError as error:
         raise BadRequest(f"cannot run {envelope.op}: {error}", request_id=request_id) from None
     return Request(id=request_id, op=envelope.op, args=args)
+
+
+def _shown(value: object) -> str:
+    """Return what somebody sent, short: it may be a megabyte, or nested as deep as the decoder goes."""
+    if not isinstance(value, str | int | float | bool | None):
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(text)} characters)"

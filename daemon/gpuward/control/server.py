@@ -10,25 +10,34 @@ import asyncio
 import fcntl
 import grp
 import os
-import pwd
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from gpuward.control.protocol import PROTOCOL_VERSION, SOCKET_PATH_MAX_BYTES, events_path
 from gpuward.control.requests import BadRequest, Request, decode_request
+from gpuward.control.roles import Peer, Roles
 
 MAX_FRAMES = 4
 QUEUED_MESSAGES = 256
 PENDING_PER_PEER = 64
 """Requests of one connection that may wait for their answer at the same time (only ``operation`` waits)."""
+
+MESSAGES_PER_TURN = 16
+"""Messages that are taken before everything else in the daemon has its turn."""
+
+HANG_UP_FACTOR = 4
+"""A frame of more than this times ``max_message_bytes`` is not even read: libzmq closes the connection."""
+
+_WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_WATCHED |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 
 class SocketInUse(Exception):
@@ -44,73 +53,29 @@ class Refusal(Exception):
         self.details = details or {}
 
 
-class Role(IntEnum):
-    """What a peer may do; each includes those before it."""
-
-    READ = 1
-    OPERATOR = 2
-    ADMIN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who sent a message, by SO_PEERCRED; None where the kernel did not say."""
-
-    uid: int | None
-    pid: int | None
-    role: Role
-
-
 @dataclass(slots=True)
 class Counters:
-    """What was not answered, and why."""
+    """What came, and what could not be answered as asked.
+
+    ``bad_requests`` were answered with an error; ``dropped_answers`` found no reader. ``handshakes_failed`` counts
+    connections that never spoke ZeroMQ, ``hung_up`` those that have ended, for whatever reason.
+    """
 
     requests: int = 0
     bad_requests: int = 0
-    dropped_frames: int = 0
+    busy: int = 0
     dropped_answers: int = 0
+    connected: int = 0
+    hung_up: int = 0
+    handshakes_failed: int = 0
+
+    def document(self) -> dict[str, int]:
+        """The counters by name."""
+        return asdict(self)
 
 
 Dispatch = Callable[[Request, Peer], Awaitable[dict[str, Any]]]
 _encoder = msgspec.json.Encoder()
-
-
-@dataclass(slots=True)
-class Roles:
-    """Peer credentials -> role: root and the daemon's user administrate, members of ``group`` operate, others read."""
-
-    group: str
-    _known: dict[int, Role] = field(default_factory=dict)
-
-    def of(self, uid: int | None) -> Role:
-        """Return the role of a user."""
-        if uid is None:
-            return Role.READ
-        if uid in {0, os.geteuid()}:
-            return Role.ADMIN
-        if uid not in self._known:
-            self._known[uid] = Role.OPERATOR if self._is_member(uid) else Role.READ
-        return self._known[uid]
-
-    def forget(self) -> None:
-        """Look groups up anew (they may have changed)."""
-        self._known.clear()
-
-    def _is_member(self, uid: int) -> bool:
-        try:
-            user = pwd.getpwuid(uid)
-            gid = grp.getgrnam(self.group).gr_gid
-        except KeyError:
-            return False
-        return gid in os.getgrouplist(user.pw_name, user.pw_gid)
-
-
-def parse_peer_address(address: str) -> tuple[int, int] | None:
-    """Return (uid, pid) of ``HOST:UID:GID:PID`` as libzmq gives it for ipc; None for anything else."""
-    parts = address.rsplit(":", 3)
-    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts[1:]):
-        return None
-    return int(parts[1]), int(parts[3])
 
 
 class Server:
@@ -125,6 +90,7 @@ class Server:
         self._lock = -1
         self._context = zmq.asyncio.Context()
         self._router: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None
         self._publisher: zmq.Socket[bytes] | None = None
         self._inode = 0
         self._pending: dict[bytes, int] = {}
@@ -161,7 +127,7 @@ class Server:
         publisher: zmq.Socket[bytes] = zmq.Context.shadow(self._context.underlying).socket(zmq.PUB)
         for socket in (router, publisher):
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
+            socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes * HANG_UP_FACTOR)
             socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
             socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
@@ -169,6 +135,7 @@ class Server:
             socket.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         publisher.setsockopt(zmq.SNDHWM, 10_000)
+        self._monitor = router.get_monitor_socket(_WATCHED)
         before = os.umask(0o117)
         try:
             router.bind(f"ipc://{self.path}")
@@ -195,68 +162,92 @@ class Server:
             return False
 
     async def serve(self, dispatch: Dispatch) -> None:
-        """Receive until cancelled."""
+        """Receive until cancelled; a flood of messages leaves the rest of the daemon its turns."""
         assert self._router is not None
+        self._keep(asyncio.create_task(self._watch()))
         while True:
-            frames = await self._router.recv_multipart(copy=False)
-            self.counters.requests += 1
-            self._receive(frames, dispatch)
+            for _ in range(MESSAGES_PER_TURN):
+                frames = await self._router.recv_multipart(copy=False)
+                self.counters.requests += 1
+                self._receive(frames, dispatch)
+            await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        """Count connections as they come and go."""
+        assert self._monitor is not None
+        while True:
+            event = parse_monitor_message(await self._monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_ACCEPTED:
+                self.counters.connected += 1
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.counters.hung_up += 1
+            else:
+                self.counters.handshakes_failed += 1
 
     def _receive(self, frames: list[zmq.Frame], dispatch: Dispatch) -> None:
-        identity = frames[0].bytes
-        body = [frame for frame in frames[1:] if len(frame)]
-        if len(body) != 1 or len(frames) > MAX_FRAMES:
-            self.counters.bad_requests += 1
-            message = f"cannot read a request of {len(frames) - 1} frames: send one JSON object in one frame"
-            self._answer(identity, _error(None, "bad-request", message))
-            return
+        sender = _return_address(frames)
         try:
-            request = decode_request(body[0].bytes)
+            request = decode_request(self._body(frames))
         except BadRequest as error:
             self.counters.bad_requests += 1
-            self._answer(identity, _error(error.request_id, error.code, str(error)))
+            self._answer(sender, _error(error.request_id, error.code, str(error)))
             return
-        if self._pending.get(identity, 0) >= PENDING_PER_PEER:
+        identity = sender[0]
+        waiting = self._pending.get(identity, 0)
+        if waiting >= PENDING_PER_PEER:
+            self.counters.busy += 1
             message = f"this connection has {PENDING_PER_PEER} requests waiting already"
-            self._answer(identity, _error(request.id, "busy", message))
+            self._answer(sender, _error(request.id, "busy", message))
             return
-        self._pending[identity] = self._pending.get(identity, 0) + 1
-        task = asyncio.create_task(self._handle(identity, request, self._peer(frames[-1]), dispatch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._pending[identity] = waiting + 1
+        peer = self._roles.peer(_address(frames[-1]))
+        self._keep(asyncio.create_task(self._serve_one(sender, request, peer, dispatch)))
 
-    async def _handle(self, identity: bytes, request: Request, peer: Peer, dispatch: Dispatch) -> None:
+    def _body(self, frames: list[zmq.Frame]) -> bytes:
+        body = [frame for frame in frames[1:] if len(frame)]
+        if len(body) != 1 or len(frames) > MAX_FRAMES:
+            raise BadRequest(f"cannot read a request of {len(frames) - 1} frames: send one JSON object in one frame")
+        if len(body[0]) > self._max_message_bytes:
+            raise BadRequest(
+                f"cannot read a request of {len(body[0])} bytes: at most {self._max_message_bytes} are read "
+                "(max-message-bytes in [control] of the host's settings)"
+            )
+        return body[0].bytes
+
+    async def _serve_one(self, sender: list[bytes], request: Request, peer: Peer, dispatch: Dispatch) -> None:
         try:
             result = await dispatch(request, peer)
             answer = _encoder.encode({"v": PROTOCOL_VERSION, "id": request.id, "ok": True, "result": result})
         except Refusal as refusal:
             answer = _error(request.id, refusal.code, str(refusal), refusal.details)
+        except Exception as error:
+            message = f"cannot {request.op}: unexpected {type(error).__name__}: {error}; the daemon ends, workers go on"
+            self._answer(sender, _error(request.id, "failed", message))
+            raise
         finally:
-            left = self._pending[identity] - 1
-            if left:
-                self._pending[identity] = left
-            else:
-                del self._pending[identity]
-        self._answer(identity, answer)
+            self._pending[sender[0]] -= 1
+            if not self._pending[sender[0]]:
+                del self._pending[sender[0]]
+        self._answer(sender, answer)
 
-    def _answer(self, identity: bytes, answer: bytes) -> None:
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """An unexpected error in a request is one of the daemon: the loop's exception handler ends it."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
+
+    def _answer(self, sender: list[bytes], answer: bytes) -> None:
         assert self._router is not None
-        sending = asyncio.ensure_future(self._router.send_multipart([identity, answer], flags=zmq.DONTWAIT))
+        sending = asyncio.ensure_future(self._router.send_multipart([*sender, answer], flags=zmq.DONTWAIT))
         sending.add_done_callback(self._sent)
 
     def _sent(self, future: asyncio.Future[Any]) -> None:
         if not future.cancelled() and future.exception() is not None:
             self.counters.dropped_answers += 1
-
-    def _peer(self, frame: zmq.Frame) -> Peer:
-        try:
-            address = frame.get("Peer-Address")
-        except zmq.ZMQError:
-            return Peer(None, None, Role.READ)
-        known = parse_peer_address(address) if isinstance(address, str) else None
-        if known is None:
-            return Peer(None, None, Role.READ)
-        return Peer(known[0], known[1], self._roles.of(known[0]))
 
     def publish(self, event: dict[str, Any]) -> None:
         """Send an event to every subscriber; one that does not read loses it, and sees so by the gap in ``seq``."""
@@ -285,3 +276,17 @@ class Server:
 def _error(request_id: str | None, code: str, message: str, details: dict[str, Any] | None = None) -> bytes:
     error = {"code": code, "message": message, "details": details or {}}
     return _encoder.encode({"v": PROTOCOL_VERSION, "id": request_id, "ok": False, "error": error})
+
+
+def _return_address(frames: list[zmq.Frame]) -> list[bytes]:
+    """The sender's identity, and the empty frame after it if it sent one: a REQ socket waits for that."""
+    delimited = len(frames) > 2 and not len(frames[1])
+    return [frames[0].bytes, b""] if delimited else [frames[0].bytes]
+
+
+def _address(frame: zmq.Frame) -> str | bytes | int | None:
+    """The sender's ``Peer-Address``; None where there is none (it is set on ipc and tcp)."""
+    try:
+        return frame.get("Peer-Address")
+    except zmq.ZMQError:
+        return None

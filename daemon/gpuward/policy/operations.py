@@ -1,6 +1,7 @@
 """What became of a command that takes time: start, stop, restart, apply. Pure.
 
-An operation names workers and what each must reach; a later operation on the same worker supersedes it there.
+An operation names workers and what each must reach. A later operation on the same worker that wants the same of it is
+joined: both end when it is there. One that wants the opposite supersedes the earlier one there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ Verb = Literal["start", "stop", "restart", "apply", "scale", "reload"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One worker of an operation: ``down``, or ready in run ``ready_in_run`` or later."""
+    """One worker of an operation: ``down``, or ready in run ``ready_in_run`` or later.
+
+    ``evidence``: where it failed because a run ended, the lines of its log that tell why.
+    """
 
     name: str
     down: bool
@@ -24,6 +28,7 @@ class Target:
     state: Literal["pending", "done", "failed"] = "pending"
     phase: str = ""
     reason: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,28 +51,35 @@ class Operation:
 
 def advance(operation: Operation, workers: Mapping[str, Worker]) -> Operation:
     """Look at the workers again."""
-    targets = tuple(
-        _look(target, workers.get(target.name)) if target.state == "pending" else target for target in operation.targets
+    return _with_targets(operation, tuple(_look(target, workers.get(target.name)) for target in operation.targets))
+
+
+def give_way(operation: Operation, later: Operation) -> Operation:
+    """A later command concerns workers of this one: join it where both want the same, else be superseded there."""
+    rivals = {target.name: target for target in later.targets}
+    return _with_targets(
+        operation, tuple(_yield(target, rivals.get(target.name), later.id) for target in operation.targets)
     )
+
+
+def _with_targets(operation: Operation, targets: tuple[Target, ...]) -> Operation:
     if targets == operation.targets:
         return operation
     return replace(operation, targets=targets, version=operation.version + 1)
 
 
-def supersede(operation: Operation, names: frozenset[str], by: str) -> Operation:
-    """A later command took these workers over."""
-    targets = tuple(
-        replace(target, state="failed", reason=f"superseded by {by}")
-        if target.state == "pending" and target.name in names
-        else target
-        for target in operation.targets
-    )
-    if targets == operation.targets:
-        return operation
-    return replace(operation, targets=targets, version=operation.version + 1)
+def _yield(target: Target, rival: Target | None, later: str) -> Target:
+    if rival is None or target.state != "pending":
+        return target
+    if target.down is rival.down:
+        return replace(target, ready_in_run=max(target.ready_in_run, rival.ready_in_run))
+    wanted = "stopped" if rival.down else "wanted up"
+    return replace(target, state="failed", reason=f"superseded by {later}: it is {wanted} now")
 
 
 def _look(target: Target, worker: Worker | None) -> Target:
+    if target.state != "pending":
+        return target
     if worker is None:
         state: Literal["done", "failed"] = "done" if target.down else "failed"
         return replace(target, state=state, phase="gone", reason="no longer in the fleet")
@@ -76,9 +88,15 @@ def _look(target: Target, worker: Worker | None) -> Target:
         return replace(seen, state="done") if worker.phase is Phase.STOPPED else seen
     if worker.phase is Phase.READY and worker.run >= target.ready_in_run and worker.then is None:
         return replace(seen, state="done")
-    ended = worker.last_exit is not None and worker.last_exit.run >= target.ready_in_run
+    return _look_for_failure(seen, worker)
+
+
+def _look_for_failure(seen: Target, worker: Worker) -> Target:
+    exit_ = worker.last_exit
+    ended = exit_ is not None and exit_.run >= seen.ready_in_run
     came_to_rest = worker.phase in {Phase.FAILED, Phase.STOPPED} and (ended or worker.goal is Goal.DOWN)
     fell_back = ended and worker.phase in {Phase.RELEASING, Phase.BACKOFF, Phase.BLOCKED}
-    if came_to_rest or fell_back:
-        return replace(seen, state="failed")
-    return seen
+    if not came_to_rest and not fell_back:
+        return seen
+    evidence = exit_.evidence if exit_ is not None and ended else ()
+    return replace(seen, state="failed", evidence=evidence)
