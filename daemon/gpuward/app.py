@@ -29,6 +29,7 @@ from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import AlreadyLocked, lock_directory
 from gpuward.host.records import Records
+from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
 from gpuward.host.sampler import Sampler
 from gpuward.journal import Journal
@@ -69,13 +70,16 @@ def run(options: Options) -> None:
     log = open_log(settings.logging.level, settings.logging.format)
     locks = _take(places)
     try:
-        asyncio.run(_run(options, settings, places, log))
+        replaced = asyncio.run(_run(options, settings, places, log))
     finally:
         for fd in locks:
             os.close(fd)
+    if replaced:
+        replace()
 
 
-async def _run(options: Options, settings: HostSettings, places: Places, log: FilteringBoundLogger) -> None:
+async def _run(options: Options, settings: HostSettings, places: Places, log: FilteringBoundLogger) -> bool:
+    """Live; return whether the installed program is to go on in this process."""
     control = settings.control
     server = Server(places.socket, group=control.group, max_message_bytes=control.max_message_bytes)
     try:
@@ -87,6 +91,7 @@ async def _run(options: Options, settings: HostSettings, places: Places, log: Fi
         parts = build(options, settings, places, Outward(log=log, publish=server.publish, observe=daemon.observe))
         parts.commands.control_counters = server.counters.document
         await daemon.live(parts, server)
+        return daemon.replaced
     finally:
         server.close()
 

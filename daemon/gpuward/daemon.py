@@ -25,6 +25,9 @@ from gpuward.policy.ports import PortsExhausted
 from gpuward.supervisor import Supervisor
 from gpuward.takeover import Takeover
 
+ANSWER_LEAVES_S = 0.1
+"""Pause between the decision to leave and the end of the sockets: the answer to who asked for it goes first."""
+
 LOOK_EVERY_S = 2.0
 """Pause between two looks at whether the directories of living runs are still there."""
 
@@ -60,6 +63,8 @@ class Daemon:
         self._sample_within_s = sample_within_s
         self._first_sample = asyncio.Event()
         self._detached = asyncio.Event()
+        self.replaced = False
+        """Whether the installed program is to go on in this process."""
         self._stops = 0
         self._looked_at_s = 0.0
         self._waiting_for_inventory = False
@@ -67,6 +72,7 @@ class Daemon:
     async def live(self, parts: Parts, server: Server) -> None:
         """Take over, run, end."""
         self._parts = parts
+        parts.commands.leaving.life = self
         self._takeover = Takeover(parts.equipment, parts.supervisor, parts.fleets)
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
@@ -199,11 +205,15 @@ class Daemon:
         else:
             self._halt()
 
-    def detach(self, reason: str) -> None:
-        """End this daemon and leave every worker running for the next one to adopt."""
+    def detach(self, reason: str, *, replace: bool = False) -> None:
+        """End this daemon and leave every worker running for the next one; it may go on in this very process."""
         self._parts.supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon")
-        self._notify.stopping(5.0)
-        self._detached.set()
+        self.replaced = replace
+        if replace:
+            self._notify.reloading()
+        else:
+            self._notify.stopping(5.0)
+        asyncio.get_running_loop().call_later(ANSWER_LEAVES_S, self._detached.set)
 
     def _halt(self) -> None:
         self._parts.supervisor.journal.note("daemon-stops", "stops every worker, dependents first")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from gpuward import __version__
+from gpuward.answering.leaving import Leaving
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
@@ -46,6 +47,7 @@ class Commands:
         self._views = views
         self.control_counters: Callable[[], dict[str, int]] = dict
         """What the control socket counts."""
+        self.leaving = Leaving(supervisor)
         self.open = False
         """Whether commands are taken; before, the daemon is still looking at what an earlier one left."""
 
@@ -71,6 +73,8 @@ class Commands:
             case ask.WhyArgs() as args:
                 worker = self._worker(args.worker)
                 return self._views.why(worker, self._equipment.records.history(worker.name))
+            case _ if request.op in {"detach", "reexec"}:
+                return await self.leaving.answer(request.op, peer)
             case _:
                 return self._plain(request.op)
 

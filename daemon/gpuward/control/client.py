@@ -1,6 +1,6 @@
 """The asking end of the control socket, for gpuctl and for scripts: blocking, one request at a time.
 
-Imports little, since gpuctl pays for it on every call. Never retries: whoever asks decides what a failure means.
+Imports little, since gpuctl pays for it on every call. Never asks twice: whoever asks decides what a failure means.
 """
 
 from __future__ import annotations
@@ -65,10 +65,7 @@ class Client:
         request_id = f"{os.getpid()}-{self._asked}"
         frame = protocol.request(op, args or {}, request_id)
         try:
-            if self._connection is None:
-                self._connection = connect(self.socket_path, "DEALER", patience_s)
-            self._connection.send(b"", frame, timeout_s=patience_s)
-            answer = self._answer_to(request_id, self._connection, patience_s)
+            answer = self._answer_to(request_id, self._sent(frame, patience_s), patience_s)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError | zmtp.NotZmtp):
@@ -77,6 +74,19 @@ class Client:
         if answer.get("ok") is True:
             return answer.get("result", {})
         raise _refusal(answer.get("error"))
+
+    def _sent(self, frame: bytes, patience_s: float) -> zmtp.Connection:
+        """Send, on a new connection where the daemon closed the old one: what cannot be sent was never received."""
+        if self._connection is not None:
+            try:
+                self._connection.send(b"", frame, timeout_s=patience_s)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close()
+            else:
+                return self._connection
+        self._connection = connect(self.socket_path, "DEALER", patience_s)
+        self._connection.send(b"", frame, timeout_s=patience_s)
+        return self._connection
 
     def _answer_to(self, request_id: str, connection: zmtp.Connection, patience_s: float) -> dict[str, Any]:
         """Return the answer with our id, or with none: the daemon could not read what we sent."""

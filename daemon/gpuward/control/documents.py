@@ -282,6 +282,21 @@ class Pong(TypedDict):
     version: str
     protocol: int
     epoch: int
+    open: bool
+
+
+class Detached(TypedDict):
+    """Answer to ``detach``: the daemon's pid, and the workers that go on without it."""
+
+    pid: int
+    workers: list[str]
+
+
+class Reexeced(Detached):
+    """Answer to ``reexec``."""
+
+    from_version: str
+    version: str
 
 
 class FleetText(TypedDict):

@@ -34,6 +34,9 @@ Operations (args -> result); ``targets`` are worker or pool names:
   "events": [EVENT]}; at most ``limit`` events, oldest first: the newest ones with ``since`` null, else from ``since``
   on. ``first_seq`` is the oldest that the daemon still has (of any worker), ``next_seq`` the one that the next event
   will get; ``worker`` may be a pool
+- ``detach`` {} -> {"pid", "workers": [names of those that go on]}; the daemon ends, its workers do not; administrators
+- ``reexec`` {} -> {"pid", "workers", "from_version", "version"}; the installed version goes on in the same process,
+  under a new epoch; refused where it cannot be run; administrators
 - ``why`` {"worker"} -> {"schema_version", "worker": WORKER, "sentences": [..], "runs": [RUN, newest first]}
 
 FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory``

@@ -108,6 +108,8 @@ ARGS: dict[str, type[Args]] = {
     "logs": LogsArgs,
     "events": EventsArgs,
     "why": WhyArgs,
+    "detach": Nothing,
+    "reexec": Nothing,
 }
 
 

@@ -27,6 +27,7 @@ VERBS = {
     "restart": "restart workers or pools",
     "logs": "a worker's output",
     "events": "what happened",
+    "daemon": "put the installed version in the daemon's place, or end it; workers go on",
     "ping": "whether the daemon answers",
     "version": "versions of gpuctl and of the daemon",
 }
@@ -109,6 +110,8 @@ def command_of(verb: str) -> Command:
             from gpuward.ctl.act import COMMANDS
         case "logs" | "events":
             from gpuward.ctl.follow import COMMANDS
+        case "daemon":
+            from gpuward.ctl.daemon import COMMANDS
         case "ping" | "version":
             from gpuward.ctl.about import COMMANDS
         case _:

@@ -1,0 +1,54 @@
+"""The two commands that end this daemon and leave every worker running: detach, and reexec into a new version."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Protocol
+
+from gpuward import __version__
+from gpuward.answering.views import Document
+from gpuward.control.roles import Peer, Role
+from gpuward.control.server import Refusal
+from gpuward.host.reexec import CannotReplace, installed_version
+from gpuward.supervisor import Supervisor
+
+
+class Life(Protocol):
+    """The daemon's life, as far as a command may end it."""
+
+    def detach(self, reason: str, *, replace: bool = False) -> None:
+        """End it once the answer is out; with ``replace`` the installed program goes on in this process."""
+
+
+class Leaving:
+    """Answers ``detach`` and ``reexec``, for administrators."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.life: Life | None = None
+        self._supervisor = supervisor
+
+    async def answer(self, op: str, peer: Peer) -> Document:
+        """Check, tell what goes on, and let the daemon end."""
+        self._check(op, peer)
+        living = sorted(worker.name for worker in self._supervisor.state.workers.values() if worker.alive)
+        if op == "detach":
+            self._leave("gpuctl daemon detach")
+            return {"pid": os.getpid(), "workers": living}
+        try:
+            version = await asyncio.to_thread(installed_version)
+        except CannotReplace as error:
+            raise Refusal("refused", f"nothing was replaced, gpuward {__version__} goes on: {error}") from None
+        self._check(op, peer)
+        self._leave(f"gpuctl daemon reexec from {__version__} to {version}", replace=True)
+        return {"pid": os.getpid(), "workers": living, "from_version": __version__, "version": version}
+
+    def _leave(self, reason: str, *, replace: bool = False) -> None:
+        assert self.life is not None
+        self.life.detach(reason, replace=replace)
+
+    def _check(self, op: str, peer: Peer) -> None:
+        if peer.role < Role.ADMIN:
+            raise Refusal("not-permitted", f"cannot {op} for user {peer.uid}: only root and the daemon's own user may")
+        if self._supervisor.state.halting:
+            raise Refusal("shutting-down", f"cannot {op}: the daemon is stopping its workers and ends anyway")

@@ -1,0 +1,47 @@
+"""Replaces this process by the program that is installed now: same pid, same command line. Never decides when.
+
+Everything that a run needs is its keeper's; of this process only the pid, the environment and the working directory
+go on. Descriptors are closed on exec, and with them every lock goes: the new program takes them again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+ASK_TIMEOUT_S = 20.0
+IMPORTS = "import gpuward.app"
+"""What the daemon runs imports all of it, unlike ``--version``: a half installed package fails here."""
+
+
+class CannotReplace(Exception):
+    """The installed program would not run; the message ends with its own last line."""
+
+
+def installed_version() -> str:
+    """The version of the program that this process would become; CannotReplace where it cannot be run or imported."""
+    program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]  # the interpreter, its options, the program
+    said = _ask([*program, "--version"])
+    _ask([sys.executable, "-c", IMPORTS])
+    return said.split()[-1]
+
+
+def replace() -> NoReturn:
+    """Become the installed program; OSError where the interpreter is gone."""
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
+
+
+def _ask(words: list[str]) -> str:
+    shown = " ".join(words)
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise CannotReplace(f"{shown} did not answer within {ASK_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise CannotReplace(f"{shown} cannot be run: {error.strerror}") from None
+    if answer.returncode != 0 or (words[-1] == "--version" and not answer.stdout.split()):
+        last = (answer.stderr or answer.stdout).strip().splitlines()[-1:] or ["it says nothing"]
+        raise CannotReplace(f"{shown} ends with code {answer.returncode}: {last[0]}")
+    return answer.stdout
