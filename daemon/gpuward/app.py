@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from gpuward.answering.commands import Commands
+from gpuward.answering.gpu_commands import GpuCommands, Simulation
 from gpuward.answering.views import Views
 from gpuward.config.errors import ConfigError
 from gpuward.config.host import HostSettings
@@ -32,8 +33,10 @@ from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
 from gpuward.host.sampler import Sampler
+from gpuward.host.xids import XidListener
 from gpuward.journal import Journal
 from gpuward.policy.fleet import FleetState, Terms
+from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.supervisor import Supervisor
 
@@ -88,7 +91,12 @@ async def _run(options: Options, settings: HostSettings, places: Places, log: Fi
         raise CannotRun(str(error), permanent=False) from None
     try:
         daemon = Daemon(Notify(), simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1)
-        parts = build(options, settings, places, Outward(log=log, publish=server.publish, observe=daemon.observe))
+        parts = build(
+            options,
+            settings,
+            places,
+            Outward(log=log, publish=server.publish, observe=daemon.observe, hear=daemon.hear),
+        )
         parts.commands.control_counters = server.counters.document
         await daemon.live(parts, server)
         return daemon.replaced
@@ -168,10 +176,18 @@ def _take(places: Places) -> list[int]:
         raise CannotRun(message, permanent=True) from None
 
 
-def _provider(options: Options, settings: HostSettings, claims: Path) -> tuple[GpuProvider, dict[str, str]]:
-    """The source of GPU facts, and what a simulated host tells its workers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where GPU facts come from; ``simulation`` is the same where it is one, ``env`` what its workers are told."""
+
+    provider: GpuProvider
+    simulation: Simulation | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def _source(options: Options, settings: HostSettings, claims: Path) -> Source:
     if options.simulate is None:
-        return (NvmlGpus() if settings.inventory.provider == "nvml" else NoGpus()), {}
+        return Source(provider=NvmlGpus() if settings.inventory.provider == "nvml" else NoGpus())
     from gpuward.sim.gpus import SimulatedGpus
 
     claims.mkdir(parents=True, exist_ok=True)
@@ -179,26 +195,27 @@ def _provider(options: Options, settings: HostSettings, claims: Path) -> tuple[G
         simulated = SimulatedGpus(options.simulate, claims)
     except ValueError as error:
         raise CannotRun(f"cannot simulate {options.simulate!r}: {error}", permanent=True) from None
-    return simulated, dict(simulated.environment())
+    return Source(provider=simulated, simulation=simulated, env=dict(simulated.environment()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outward:
-    """Where news goes: the log, the subscribers; and who takes a sample of the GPUs in."""
+    """Where news goes: the log, the subscribers; and who takes in samples and errors of the GPUs."""
 
     log: FilteringBoundLogger
     publish: Callable[[dict[str, Any]], None]
     observe: Callable[[Snapshot], None]
+    hear: Callable[[XidSeen], None]
 
 
 def build(options: Options, settings: HostSettings, places: Places, outward: Outward) -> Parts:
     """Put everything together; CannotRun where the simulation that is asked for is none."""
-    provider, sim_env = _provider(options, settings, places.runtime / "sim-claims")
+    source = _source(options, settings, places.runtime / "sim-claims")
     records, runs = Records(places.state), Runs(places.runtime / "runs")
     records.prepare()
     runs.prepare()
     sampler = Sampler(
-        provider,
+        source.provider,
         interval_s=settings.inventory.sample_interval_s,
         deadline_s=settings.inventory.deadline_s,
         publish=outward.observe,
@@ -207,11 +224,12 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
     equipment = Equipment(
         settings=settings,
         context=HostContext(
-            python=sys.executable, simulated=simulated, inherited_env=dict(os.environ), sim_env=sim_env
+            python=sys.executable, simulated=simulated, inherited_env=dict(os.environ), sim_env=source.env
         ),
         records=records,
         runs=runs,
         sampler=sampler,
+        xids=XidListener(outward.hear) if isinstance(source.provider, NvmlGpus) else None,
         leases=places.leases,
         logs=places.logs,
         instance=records.instance(),
@@ -224,7 +242,8 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
     )
     supervisor = Supervisor(equipment, journal, FleetState(snapshot=sampler.latest, terms=terms))
     fleets = Fleets(supervisor, records, settings, options.fleet)
-    care = GpuCare(supervisor, settings.watch)
+    care = GpuCare(supervisor, records, settings)
     views = Views(supervisor, fleets, care, time.monotonic())
-    commands = Commands(equipment, supervisor, fleets, views)
+    gpus = GpuCommands(equipment, care, views, source.simulation)
+    commands = Commands(equipment, supervisor, fleets, views, gpus)
     return Parts(equipment=equipment, supervisor=supervisor, fleets=fleets, care=care, commands=commands)

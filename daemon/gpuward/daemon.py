@@ -19,6 +19,7 @@ from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
 from gpuward.policy import fleet as policy
+from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Phase
 from gpuward.policy.ports import PortsExhausted
@@ -83,6 +84,8 @@ class Daemon:
         reap()  # of the program that this process was before `gpuctl daemon reexec`
         parts.equipment.tick_s = self._notify.tick_s(parts.equipment.tick_s)
         parts.equipment.sampler.start(loop)
+        if parts.equipment.xids is not None:
+            parts.equipment.xids.start(loop)
         serving = asyncio.create_task(server.serve(parts.commands.dispatch))
         try:
             await self._begin(server.path)
@@ -91,6 +94,8 @@ class Daemon:
             serving.cancel()
             parts.supervisor.runner.close()
             parts.equipment.sampler.stop()
+            if parts.equipment.xids is not None:
+                parts.equipment.xids.stop()
 
     async def _until_done(self, serving: asyncio.Task[None], failed: asyncio.Future[None]) -> None:
         turning = asyncio.create_task(self._parts.supervisor.run(self._on_turn))
@@ -104,6 +109,10 @@ class Daemon:
         self._parts.supervisor.journal.log.info("stopped", reason=reason)
         turning.cancel()
         detached.cancel()
+
+    def hear(self, seen: XidSeen) -> None:
+        """Take an error in that the driver has reported."""
+        self._parts.care.xid(seen)
 
     def observe(self, snapshot: Snapshot) -> None:
         """Take a sample of the GPUs in."""

@@ -13,17 +13,22 @@ from gpuward.host.runs import Runs
 
 if TYPE_CHECKING:
     from gpuward.host.sampler import Sampler
+    from gpuward.host.xids import XidListener
 
 
 @dataclass(slots=True, kw_only=True)
 class Equipment:
-    """``instance`` marks this daemon's processes; ``tick_s`` is the longest pause of the loop."""
+    """``instance`` marks this daemon's processes; ``tick_s`` is the longest pause of the loop.
+
+    ``xids`` None: a host without NVML.
+    """
 
     settings: HostSettings
     context: HostContext
     records: Records
     runs: Runs
     sampler: Sampler
+    xids: XidListener | None = None
     leases: Path
     logs: Path
     instance: str

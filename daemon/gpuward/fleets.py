@@ -229,12 +229,18 @@ class Fleets:
             fleet.pools,
             snapshot,
             excluded=self._settings.inventory.exclude,
+            closed=self._closed(devices),
             claims_per_gpu=self._settings.limits.claims_per_gpu,
             current={name: uuids for name, uuids in devices.items() if uuids},
         )
         plan = replace(plan, warnings=(*fleet.warnings, *plan.warnings))
         trouble = problems(fleet.pools, self._settings.ports)
         return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
+
+    def _closed(self, devices: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+        """GPUs that take no new worker; who has one keeps its place there, and is held back by `policy.admission`."""
+        had = {uuid for uuids in devices.values() for uuid in uuids}
+        return {uuid: why for uuid, why in self._supervisor.state.closed.items() if uuid not in had}
 
     def _ports(self, fleet: Fleet) -> dict[str, Ports]:
         """Ports of each worker; those that have a block keep it."""

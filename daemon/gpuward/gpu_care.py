@@ -1,42 +1,97 @@
-"""What follows from samples of the GPUs, carried out: `policy.watch` judges; this notes the news and ends runs.
+"""What follows from samples and errors of the GPUs, carried out: policy judges; this notes, keeps, and ends runs.
 
-Runs on the loop's thread. It decides nothing itself.
+`policy.watch` judges memory, `policy.health` which GPUs are out of service, `policy.spare` who moves. Runs on the
+loop's thread. It decides nothing itself, and never touches a GPU.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final, Literal
 
-from gpuward.config.host import WatchSettings
-from gpuward.policy.inventory import Snapshot
+from gpuward.config.host import HostSettings
+from gpuward.host.processes import boot_id
+from gpuward.host.records import VERSION, Records, StoredGpus
+from gpuward.policy import health as policy
+from gpuward.policy.fleet import settle
+from gpuward.policy.health import Health, XidSeen
+from gpuward.policy.inventory import Gpu, Snapshot
 from gpuward.policy.life import Condemned, Phase
 from gpuward.policy.memory import claim_bytes
+from gpuward.policy.spare import spared
 from gpuward.policy.watch import Use, Watch, judge
 from gpuward.supervisor import Supervisor
 
 _NEXT: Final[Mapping[Literal["drain", "restart"], Literal["stop", "start"]]] = {"drain": "stop", "restart": "start"}
 _INFORMS: Final = frozenset({"memory-breach-over", "gpu-pressure-over"})
+_VERBS: Final = {"cordon": policy.cordoned, "uncordon": policy.uncordoned, "clear": policy.cleared}
 
 
 class GpuCare:
-    """Watches the workers' memory."""
+    """Watches the workers' memory and the health of the GPUs."""
 
-    def __init__(self, supervisor: Supervisor, terms: WatchSettings) -> None:
+    def __init__(self, supervisor: Supervisor, records: Records, settings: HostSettings) -> None:
         self.watch = Watch()
+        self.health = records.load_gpus().health
         self._supervisor = supervisor
-        self._terms = terms
+        self._records = records
+        self._settings = settings
 
     def observe(self, snapshot: Snapshot) -> None:
         """Take a sample in, after the supervisor has."""
-        judgement = judge(self.watch, snapshot, self._uses(snapshot), self._terms, time.monotonic())
+        self._take(policy.looked(self.health, snapshot, time.time(), boot_id()))
+        judgement = judge(self.watch, snapshot, self._uses(snapshot), self._settings.watch, time.monotonic())
         self.watch = judgement.watch
         for notice in judgement.notices:
             level = "info" if notice.kind in _INFORMS else "warning"
             self._supervisor.journal.note(notice.kind, notice.reason, worker=notice.worker, gpu=notice.gpu, level=level)
         for act in judgement.acts:
             self._supervisor.submit(act.worker, Condemned(act.run, _NEXT[act.what], act.reason))
+
+    def xid(self, seen: XidSeen) -> None:
+        """Take an error in that the driver has reported."""
+        gpu = self._snapshot.gpu(seen.uuid)
+        self._take(policy.xid_seen(self.health, seen, self._settings.xid, gpu, boot_id()))
+
+    def xid_on(self, gpu: Gpu, code: int) -> None:
+        """Take an error in that is simulated."""
+        self.xid(XidSeen(uuid=gpu.uuid, code=code, at=time.time()))
+
+    def command(self, verb: Literal["cordon", "uncordon", "clear"], gpu: Gpu, reason: str) -> None:
+        """Do what the operator says about a GPU. Raises NotPossible, and OSError where it cannot be kept."""
+        outcome = _VERBS[verb](self.health, gpu, reason)
+        self._save(outcome[0])
+        self._take(outcome)
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._supervisor.state.snapshot
+
+    def _take(self, outcome: policy.Outcome) -> None:
+        """Keep what changed, tell it, and see to the workers on GPUs that are out of service."""
+        before, (self.health, notes) = self.health, outcome
+        if notes and self.health != before:
+            try:
+                self._save(self.health)
+            except OSError as error:
+                self._supervisor.journal.note("state-not-saved", f"cannot save gpus.json: {error.strerror}")
+        for note in notes:
+            gpu = self._snapshot.gpu(note.uuid)
+            self._supervisor.journal.note(
+                note.kind, note.reason, gpu=gpu.index if gpu else None, level="warning" if note.warns else "info"
+            )
+        closed = self.health.closed(self._snapshot)
+        if closed != self._supervisor.state.closed:
+            self._supervisor.command(lambda state, now_s: settle(replace(state, closed=closed), now_s))
+        if self.health.quarantines and self._snapshot.state == "ok":
+            bad = {uuid: closed[uuid] for uuid in self.health.quarantines}
+            excluded = self._settings.inventory.exclude
+            self._supervisor.command(lambda state, now_s: spared(state, bad, excluded, now_s))
+
+    def _save(self, health: Health) -> None:
+        self._records.save_gpus(StoredGpus(version=VERSION, health=health))
 
     def _uses(self, snapshot: Snapshot) -> Iterator[Use]:
         """What ready workers have, as far as the sample is younger than their readiness."""

@@ -62,7 +62,7 @@ def test_the_example_host_settings_document_every_key_under_its_section() -> Non
         assert keys(info.type) == documented(sections[info.encode_name]), info.encode_name
 
 
-@pytest.mark.parametrize("section", ["inventory", "ports", "limits", "watch", "logging"])
+@pytest.mark.parametrize("section", ["inventory", "ports", "limits", "watch", "xid", "logging"])
 def test_the_values_in_comments_are_the_defaults(section: str) -> None:
     settings = decode_host_toml(commented_in(text_of("gpuward.toml")), file="gpuward.toml")
 

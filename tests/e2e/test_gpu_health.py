@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
+from tests.waiting import eventually
+
+from gpuward.control.client import Refused
 
 pytestmark = pytest.mark.e2e
 
@@ -74,3 +80,150 @@ def test_a_pool_that_says_drain_stays_down_with_the_reason_until_started(daemon:
     assert 'on-breach is "drain"' in drained["reason"]
     daemon.call("start", {"targets": ["m"]})
     daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 2)
+
+
+SPARE = HOLDER.format(on_breach="warn") + "spare = {spare}\n"
+
+
+def gpu(daemon: DaemonUnderTest, index: int) -> dict[str, object]:
+    found: dict[str, object] = daemon.call("status")["gpus"][index]
+    return found
+
+
+def test_an_xid_of_the_gpu_moves_a_worker_that_has_a_spare(daemon: DaemonUnderTest) -> None:
+    daemon.start(SPARE.format(spare="true"), config=FAST)
+    assert daemon.all_ready()["m/0"]["gpus"] == [0]
+
+    told = daemon.ctl("sim", "xid", "0", "48")
+    moved = daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 2)
+
+    assert told.returncode == 0
+    assert moved["gpus"] == [1]
+    assert (gpu(daemon, 0)["health"], gpu(daemon, 1)["health"]) == ("quarantined", "ok")
+    assert "XID 48 (double-bit ECC error)" in str(gpu(daemon, 0)["reason"])
+    assert "gpu-quarantined" in kinds(daemon)
+
+
+def test_a_worker_without_a_spare_goes_on_is_then_held_back_and_starts_after_clear(daemon: DaemonUnderTest) -> None:
+    daemon.start(SPARE.format(spare="false"), config=FAST)
+    before = daemon.all_ready()["m/0"]
+
+    daemon.call("sim", {"fault": "xid", "gpu": 0, "value": 79})
+    eventually(lambda: gpu(daemon, 0)["health"] == "quarantined", within_s=5)
+    assert daemon.worker("m/0")["pid"] == before["pid"]
+    daemon.call("restart", {"targets": ["m"]})
+    held = daemon.until("m/0", lambda worker: worker["phase"] == "blocked")
+    daemon.kill()
+    daemon.start(SPARE.format(spare="false"), config=FAST)
+    still = daemon.until("m/0", lambda worker: "held back" in worker["reason"])
+    cleared = daemon.ctl("gpu", "clear", "0", "--reason", "board swapped")
+
+    assert "held back: GPU 0 is quarantined" in held["reason"]
+    assert "gpuctl gpu clear 0" in still["reason"]
+    assert (cleared.returncode, cleared.stdout) == (0, "GPU 0 is ok\n")
+    daemon.until("m/0", lambda worker: worker["ready"] and worker["gpus"] == [0])
+
+
+def test_a_cordoned_gpu_gets_no_new_worker_and_its_own_goes_on(daemon: DaemonUnderTest) -> None:
+    daemon.start(SPARE.format(spare="true"), config=FAST)
+    before = daemon.all_ready()["m/0"]
+
+    cordoned = daemon.ctl("gpu", "cordon", "1", "--reason", "burns in")
+    daemon.ctl("gpu", "cordon", "0")
+    daemon.call("scale", {"pool": "m", "workers": 2})
+    grown = daemon.all_ready()
+
+    assert cordoned.stdout.startswith("GPU 1 is cordoned: GPU 1 is cordoned (burns in)")
+    assert (grown["m/0"]["pid"], grown["m/1"]["gpus"]) == (before["pid"], [2])
+    assert daemon.ctl("gpu", "clear", "1").returncode == 6
+    assert daemon.ctl("gpu", "cordon", "8").returncode == 4
+
+
+def test_a_lost_gpu_is_quarantined_and_cannot_be_cleared_while_it_is_lost(daemon: DaemonUnderTest) -> None:
+    daemon.start(SPARE.format(spare="true"), config=FAST)
+    daemon.all_ready()
+
+    daemon.call("sim", {"fault": "lost", "gpu": 0})
+    moved = daemon.until("m/0", lambda worker: worker["ready"] and worker["gpus"] == [1])
+    with pytest.raises(Refused, match="cannot clear GPU 0 yet: lost"):
+        daemon.call("gpu", {"action": "clear", "gpu": 0, "reason": "hope"})
+    daemon.call("sim", {"fault": "clear"})
+    eventually(lambda: gpu(daemon, 0)["health"] == "quarantined", within_s=5)
+    daemon.call("gpu", {"action": "clear", "gpu": 0, "reason": "reseated"})
+
+    assert moved["run"] == 2
+    assert gpu(daemon, 0)["health"] == "ok"
+
+
+def test_a_driver_that_hangs_is_stale_since_then_and_the_workers_are_looked_after(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=f"{FAST}deadline-s = 0.5\n")
+    before = daemon.all_ready()["m/0"]
+
+    daemon.call("sim", {"fault": "hang", "value": 30})
+    eventually(lambda: daemon.call("status")["inventory"]["state"] == "stale", within_s=5)
+    first = daemon.call("status")["inventory"]["sampled_at"]
+    os.kill(before["pid"], signal.SIGKILL)
+    held = daemon.until("m/0", lambda worker: "stale" in worker["reason"])
+    daemon.call("sim", {"fault": "clear"})
+    daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 2)
+
+    assert "has not answered for" in held["reason"]
+    assert daemon.call("status")["inventory"]["sampled_at"] > first
+
+
+def test_a_released_inventory_leaves_the_workers_alone_and_starts_none(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=FAST)
+    before = daemon.all_ready()["m/0"]
+
+    released = daemon.ctl("inventory", "release")
+    with pytest.raises(Refused, match="inventory is released"):
+        daemon.call("scale", {"pool": "m", "workers": 2})
+    status = daemon.call("status")
+    resumed = daemon.ctl("inventory", "resume")
+    eventually(lambda: daemon.call("status")["inventory"]["state"] == "ok", within_s=5)
+
+    assert (released.returncode, resumed.returncode) == (0, 0)
+    assert status["inventory"]["state"] == "released"
+    assert (status["workers"][0]["pid"], status["workers"][0]["ready"]) == (before["pid"], True)
+    assert len(status["gpus"]) == 8
+
+
+def test_foreign_memory_is_pressure_and_never_an_action(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="restart"), config=FAST)
+    before = daemon.all_ready()["m/0"]
+
+    daemon.ctl("sim", "foreign", "0", "78.5G")
+    eventually(lambda: bool(gpu(daemon, 0)["warnings"]), within_s=5)
+
+    shown = daemon.ctl("gpus", "-o", "wide")
+    assert "although its workers claim only 39.8 GiB" in shown.stdout
+    assert "33C" in shown.stdout
+    daemon.ctl("sim", "clear")
+    eventually(lambda: not gpu(daemon, 0)["warnings"] and not gpu(daemon, 0)["foreign"], within_s=5)
+    assert daemon.worker("m/0")["pid"] == before["pid"]
+
+
+def test_a_leak_is_told_as_growth_and_heat_as_what_holds_the_clocks(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=FAST)
+    holds(daemon, daemon.all_ready()["m/0"]["pid"], 20)
+    eventually(lambda: daemon.worker("m/0")["memory"][0]["used_bytes"] == 20 * GIB, within_s=5)
+
+    daemon.ctl("sim", "leak", "0", "10G")
+    daemon.ctl("sim", "temperature", "0", "95")
+    warned = daemon.until("m/0", lambda worker: bool(worker["warnings"]))
+
+    assert "has grown by" in warned["warnings"][0]
+    assert gpu(daemon, 0)["vitals"]["throttled_by"] == ["hardware thermal slowdown"]  # type: ignore[index]
+
+
+def test_a_fault_needs_a_simulated_host() -> None:
+    daemon = DaemonUnderTest(simulate=None)
+    daemon.start('[pool.c]\nengine = "command"\ncommand = ["/bin/sleep", "1000"]\ngpus-per-worker = 0\n')
+
+    with pytest.raises(Refused, match="these GPUs are real"):
+        daemon.call("sim", {"fault": "clear"})
+    misspelled = daemon.ctl("sim", "hang", "abc")
+    daemon.close()
+
+    assert misspelled.returncode == 2
+    assert "'abc' is no number" in misspelled.stderr

@@ -273,3 +273,67 @@ def test_a_defect_in_the_provider_reaches_the_loop() -> None:
     host.gpus.error = ZeroDivisionError("a defect")
     in_loop(scenario, host)
     assert [type(error) for error in seen] == [ZeroDivisionError]
+
+
+def test_release_closes_the_driver_and_says_so_with_what_was_known() -> None:
+    async def scenario(host: Host) -> None:
+        good = await host.next()
+
+        await host.sampler.release()
+        host.sampler.request()
+        host.sampler.hurry(wanted=True)
+
+        released = await host.next()
+        assert (released.state, released.gpus, host.gpus.closed.is_set()) == ("released", good.gpus, True)
+        assert "gpuctl inventory resume" in released.reason
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(host.published.get(), 0.1)
+        assert host.gpus.rounds == 1
+
+    in_loop(scenario, Host(interval_s=0.02, deadline_s=5.0))
+
+
+def test_resume_asks_the_driver_again_at_once() -> None:
+    async def scenario(host: Host) -> None:
+        await host.next()
+        await host.sampler.release()
+        await host.next()
+
+        host.sampler.resume()
+
+        assert (await host.next()).state == "ok"
+
+    in_loop(scenario, Host(deadline_s=5.0))
+
+
+def test_a_driver_that_hangs_cannot_be_released_and_is_asked_again_when_it_comes_back() -> None:
+    async def scenario(host: Host) -> None:
+        await host.next()
+        host.gpus.gate.clear()
+        host.sampler.request()
+
+        with pytest.raises(TimeoutError):
+            await host.sampler.release()
+
+        host.gpus.gate.set()
+        await host.until("ok")
+        assert host.sampler.latest.state == "ok"
+
+    in_loop(scenario, Host(interval_s=0.02))
+
+
+def test_a_round_that_ends_during_the_release_is_not_published() -> None:
+    async def scenario(host: Host) -> None:
+        await host.next()
+        host.gpus.gate.clear()
+        host.sampler.request()
+        releasing = asyncio.create_task(host.sampler.release())
+        await asyncio.sleep(0)
+        host.gpus.gate.set()
+
+        await releasing
+
+        assert (await host.next()).state == "released"
+        assert host.published.empty()
+
+    in_loop(scenario, Host(deadline_s=5.0))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from gpuward import __version__
+from gpuward.answering.gpu_commands import GpuCommands
 from gpuward.answering.leaving import Leaving
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
@@ -40,11 +41,14 @@ READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "eve
 class Commands:
     """Answers requests; runs on the loop's thread."""
 
-    def __init__(self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views) -> None:
+    def __init__(
+        self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views, gpus: GpuCommands
+    ) -> None:
         self._equipment = equipment
         self._supervisor = supervisor
         self._fleets = fleets
         self._views = views
+        self._gpus = gpus
         self.control_counters: Callable[[], dict[str, int]] = dict
         """What the control socket counts."""
         self.leaving = Leaving(supervisor)
@@ -70,6 +74,8 @@ class Commands:
                 return await asyncio.to_thread(self._logs, self._worker(args.worker), args)
             case ask.EventsArgs() as args:
                 return self._events(args)
+            case ask.GpuArgs() | ask.InventoryArgs() | ask.SimArgs() as args:
+                return await self._gpus.answer(args)
             case ask.WhyArgs() as args:
                 worker = self._worker(args.worker)
                 return self._views.why(worker, self._equipment.records.history(worker.name))

@@ -58,9 +58,13 @@ class Views:
                 "drift": drift is not None,
                 "drift_reason": drift,
             },
-            "inventory": {"state": state.snapshot.state, "reason": state.snapshot.reason},
+            "inventory": {
+                "state": state.snapshot.state,
+                "reason": state.snapshot.reason,
+                "sampled_at": rfc3339(time.time() - now_s + state.snapshot.taken_at_s),
+            },
             "workers": [self.worker(worker, by_uuid, now_s) for worker in state.workers.values()],
-            "gpus": [self._gpu(gpu) for gpu in state.snapshot.gpus],
+            "gpus": [self.gpu(gpu) for gpu in state.snapshot.gpus],
         }
 
     def worker(self, worker: Worker, by_uuid: dict[str, Gpu] | None = None, now_s: float | None = None) -> Document:
@@ -105,7 +109,8 @@ class Views:
             for uuid in uuids
         ]
 
-    def _gpu(self, gpu: Gpu) -> Document:
+    def gpu(self, gpu: Gpu) -> Document:
+        """One GPU."""
         state = self._supervisor.state
         holders = [worker for worker in state.workers.values() if gpu.uuid in _held(worker)]
         owners = self._supervisor.attribution.owners
@@ -117,8 +122,8 @@ class Views:
             "memory_used_bytes": gpu.used_bytes,
             "memory_free_bytes": gpu.free_bytes,
             "claimed_bytes": sum(claim_bytes(state.pool_of(worker), gpu) or 0 for worker in holders),
-            "health": gpu.health,
-            "reason": gpu.reason,
+            "health": self._health(gpu),
+            "reason": state.closed.get(gpu.uuid, gpu.reason),
             "warnings": list(self._care.watch.of_gpu(gpu.uuid)),
             "vitals": asdict(gpu.vitals),
             "settling": gpu.settling,
@@ -130,6 +135,15 @@ class Views:
             ],
             "stale": state.snapshot.state != "ok",
         }
+
+    def _health(self, gpu: Gpu) -> str:
+        """Out of service by somebody's word, else what the GPU itself tells."""
+        if gpu.health == "lost":
+            return gpu.health
+        health = self._care.health
+        if gpu.uuid in health.quarantines:
+            return "quarantined"
+        return "cordoned" if gpu.uuid in health.cordons else gpu.health
 
     def why(self, worker: Worker, runs: list[RunRecord]) -> Document:
         """What a worker is doing, why, since when, what follows; and its ended runs, newest first."""

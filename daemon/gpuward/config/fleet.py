@@ -107,6 +107,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     liveness: Liveness = field(default_factory=Liveness)
     max_parallel_starts: int | None = None
     on_breach: OnBreach = "warn"
+    spare: bool = False
     depends_on: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     ready_url: str | None = None

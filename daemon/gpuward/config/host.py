@@ -77,6 +77,15 @@ class WatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     action_pause_s: float = 600.0
 
 
+class XidSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """XID codes that are to be taken for something else than the table in `policy.xids` says."""
+
+    app: tuple[int, ...] = ()
+    quarantine: tuple[int, ...] = ()
+    host: tuple[int, ...] = ()
+    record: tuple[int, ...] = ()
+
+
 class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The daemon's own log. ``format`` auto: fields where it goes to the journal, pretty on a terminal, else JSON."""
 
@@ -93,4 +102,5 @@ class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ports: PortRange = field(default_factory=PortRange)
     limits: Limits = field(default_factory=Limits)
     watch: WatchSettings = field(default_factory=WatchSettings)
+    xid: XidSettings = field(default_factory=XidSettings)
     logging: Logging = field(default_factory=Logging)

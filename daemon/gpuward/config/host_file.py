@@ -46,6 +46,7 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
         "samples": between(1, 1000),
         "action_pause_s": between(1, 7 * 24 * 3600),
     },
+    "xid": {},
     "logging": {},
 }
 

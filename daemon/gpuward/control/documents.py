@@ -119,8 +119,23 @@ class Gpu(TypedDict):
 class Inventory(TypedDict):
     """Whether the GPU facts are fresh."""
 
-    state: Literal["ok", "stale", "unavailable"]
+    state: Literal["ok", "stale", "released", "unavailable"]
     reason: str
+    sampled_at: NotRequired[str]
+
+
+class GpuAnswer(TypedDict):
+    """Answer to ``gpu``."""
+
+    gpu: Gpu
+
+
+class Fault(TypedDict):
+    """Answer to ``sim``."""
+
+    fault: str
+    gpu: int | str | None
+    value: float | None
 
 
 class Status(TypedDict):

@@ -38,6 +38,10 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``reexec`` {} -> {"pid", "workers", "from_version", "version"}; the installed version goes on in the same process,
   under a new epoch; refused where it cannot be run; administrators
 - ``why`` {"worker"} -> {"schema_version", "worker": WORKER, "sentences": [..], "runs": [RUN, newest first]}
+- ``gpu`` {"action": "cordon"|"uncordon"|"clear", "gpu": index|UUID, "reason"} -> {"gpu": GPU as in status}
+- ``inventory`` {"action": "release"|"resume"} -> {"state", "reason"}
+- ``sim`` {"fault": "xid"|"lost"|"hang"|"foreign"|"leak"|"temperature"|"clear", "gpu": index|UUID|null,
+  "value": number|null} -> the same; only on a simulated host
 
 FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory``
 is absolute. CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move", "keys": [changed keys],

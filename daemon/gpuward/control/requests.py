@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -93,6 +93,28 @@ class WhyArgs(Args, frozen=True, kw_only=True):
     worker: Name
 
 
+class GpuArgs(Args, frozen=True, kw_only=True):
+    """Take a GPU (PCI-order index or UUID) out of service, or back."""
+
+    action: Literal["cordon", "uncordon", "clear"]
+    gpu: Count | Name
+    reason: Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+class InventoryArgs(Args, frozen=True, kw_only=True):
+    """Let the driver go, or take it up again."""
+
+    action: Literal["release", "resume"]
+
+
+class SimArgs(Args, frozen=True, kw_only=True):
+    """A fault of a simulated host; ``value``: XID code, seconds, bytes, bytes per second or degrees Celsius."""
+
+    fault: Literal["xid", "lost", "hang", "foreign", "leak", "temperature", "clear"]
+    gpu: Count | Name | None = None
+    value: Annotated[float, Meta(ge=0, le=1e15)] | None = None
+
+
 ARGS: dict[str, type[Args]] = {
     "ping": Nothing,
     "status": Nothing,
@@ -108,6 +130,9 @@ ARGS: dict[str, type[Args]] = {
     "logs": LogsArgs,
     "events": EventsArgs,
     "why": WhyArgs,
+    "gpu": GpuArgs,
+    "inventory": InventoryArgs,
+    "sim": SimArgs,
     "detach": Nothing,
     "reexec": Nothing,
 }

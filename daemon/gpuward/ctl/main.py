@@ -15,6 +15,8 @@ from gpuward.ctl.trouble import Trouble, Usage
 VERBS = {
     "status": "the workers and their phases (also with no command)",
     "gpus": "the GPUs: used, claimed, by whom",
+    "gpu": "take a GPU out of service (cordon), or back (uncordon, clear)",
+    "inventory": "let the NVIDIA driver go (release) for a reload or a reset, or take it up again (resume)",
     "why": "why a worker is where it is, and its runs",
     "plan": "which worker would get which GPUs; works without a daemon",
     "diff": "what applying a file would change",
@@ -28,6 +30,7 @@ VERBS = {
     "logs": "a worker's output",
     "events": "what happened",
     "daemon": "put the installed version in the daemon's place, or end it; workers go on",
+    "sim": "faults of a simulated host",
     "ping": "whether the daemon answers",
     "version": "versions of gpuctl and of the daemon",
 }
@@ -106,6 +109,8 @@ def command_of(verb: str) -> Command:
     match verb:
         case "status" | "gpus" | "why":
             from gpuward.ctl.look import COMMANDS
+        case "gpu" | "inventory" | "sim":
+            from gpuward.ctl.gpu import COMMANDS
         case "start" | "stop" | "restart":
             from gpuward.ctl.act import COMMANDS
         case "logs" | "events":

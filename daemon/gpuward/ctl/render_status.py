@@ -27,6 +27,8 @@ def draw_status(screen: Screen, status: Status, workers: list[Worker]) -> None:
     screen.table(workers_table(workers, wide=screen.wide))
     for worker in workers:
         _draw_trouble(screen, worker)
+        for warning in worker.get("warnings", []):
+            screen.sentence(warning, style="yellow")
 
 
 def workers_table(workers: list[Worker], *, wide: bool) -> Table:
@@ -43,12 +45,12 @@ def workers_table(workers: list[Worker], *, wide: bool) -> Table:
 
 def gpus_table(gpus: list[Gpu], *, wide: bool, glyphs: str) -> Table:
     """One line per GPU: a bar of what is used and claimed, who is on it, who should not be."""
-    extra = ("UUID",) if wide else ()
+    extra = ("UUID", "UTIL", "TEMP", "POWER") if wide else ()
     headers = ("GPU", *extra, "NAME", "MEMORY", "USED/TOTAL", "CLAIMED", "HEALTH", "WORKERS", "FOREIGN")
     rows = [
         (
             str(gpu["index"]),
-            *((gpu["uuid"],) if wide else ()),
+            *((gpu["uuid"], *_vitals(gpu)) if wide else ()),
             gpu["name"].removeprefix("NVIDIA "),
             bar(gpu["memory_used_bytes"], gpu["claimed_bytes"], gpu["memory_total_bytes"], BAR_CELLS, glyphs),
             gib_of(gpu["memory_used_bytes"], gpu["memory_total_bytes"]),
@@ -59,7 +61,7 @@ def gpus_table(gpus: list[Gpu], *, wide: bool, glyphs: str) -> Table:
         )
         for gpu in gpus
     ]
-    right = ("GPU", "USED/TOTAL", "CLAIMED")
+    right = ("GPU", "USED/TOTAL", "CLAIMED", "UTIL", "TEMP", "POWER")
     return Table(headers, rows, optional=() if wide else ("NAME", "CLAIMED", "MEMORY"), right=right)
 
 
@@ -74,6 +76,11 @@ def draw_gpus(screen: Screen, status: Status) -> None:
     for gpu in status["gpus"]:
         if gpu["reason"] and gpu["health"] != "ok":
             screen.sentence(f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+        for warning in gpu.get("warnings", []):
+            screen.sentence(warning, style="yellow")
+        vitals = gpu.get("vitals")
+        for word in (vitals["throttled_by"] or []) if vitals is not None else []:
+            screen.sentence(f"GPU {gpu['index']}: its clocks are held down by {word}", style="yellow")
         if gpu["foreign"]:
             screen.sentence(f"GPU {gpu['index']}: held by processes that are not ours: {_foreign(gpu)}", style="yellow")
 
@@ -165,6 +172,18 @@ def _number(value: int | None) -> str:
 
 def _health(gpu: Gpu) -> str:
     return "stale" if gpu["stale"] and gpu["health"] == "ok" else gpu["health"]
+
+
+def _vitals(gpu: Gpu) -> tuple[str, str, str]:
+    vitals = gpu.get("vitals")
+    if vitals is None:
+        return ("-", "-", "-")
+    busy, degrees, watts = vitals["busy_percent"], vitals["temperature_c"], vitals["power_w"]
+    return (
+        "-" if busy is None else f"{busy}%",
+        "-" if degrees is None else f"{degrees}C",
+        "-" if watts is None else f"{watts:.0f}W",
+    )
 
 
 def _foreign(gpu: Gpu) -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from gpuward.config.fleet import Fleet
+from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LastExit, Worker
 
 VERSION = 1
@@ -48,6 +49,13 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     boot_id: str
     worker: Worker
+
+
+class StoredGpus(msgspec.Struct, frozen=True, kw_only=True):
+    """GPUs that are out of service, by whose word."""
+
+    version: int
+    health: Health = msgspec.field(default_factory=Health)
 
 
 class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +137,14 @@ class Records:
     def save_fleet(self, stored: StoredFleet) -> None:
         """Keep a fleet, durably."""
         write_whole(self.root / "fleet.json", msgspec.json.encode(stored), durable=True)
+
+    def load_gpus(self) -> StoredGpus:
+        """Return which GPUs are out of service; none where that was never written or cannot be read."""
+        return self._load(self.root / "gpus.json", StoredGpus) or StoredGpus(version=VERSION)
+
+    def save_gpus(self, stored: StoredGpus) -> None:
+        """Keep which GPUs are out of service, durably."""
+        write_whole(self.root / "gpus.json", msgspec.json.encode(stored), durable=True)
 
     def load_workers(self) -> dict[str, StoredWorker]:
         """Return every worker's record by name."""

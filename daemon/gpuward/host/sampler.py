@@ -41,7 +41,8 @@ class Sampler:
         self._deadline_s = deadline_s
         self._arrived_at_s = time.monotonic()
         self._publish = publish
-        self._rounds: SimpleQueue[bool] = SimpleQueue()
+        self._rounds: SimpleQueue[bool | asyncio.Future[None]] = SimpleQueue()
+        self._released = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asked_at_s: float | None = None
@@ -72,13 +73,41 @@ class Sampler:
         else:
             self._again = True
 
+    async def release(self) -> None:
+        """Let the driver go and ask it no more; TimeoutError, and all as before, where it does not come back in time.
+
+        What is known is published once as released. `resume` ends it.
+        """
+        if self._released or self._loop is None:
+            return
+        self._released = True
+        if self._asked_at_s is None:
+            self._cancel_timer()
+        closed: asyncio.Future[None] = self._loop.create_future()
+        self._rounds.put(closed)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await closed
+        except TimeoutError:
+            self.resume()
+            raise
+        reason = "the driver was let go by command (gpuctl inventory release); gpuctl inventory resume takes it up"
+        self._show(replace(self._answer or self._latest, state="released", reason=reason))
+
+    def resume(self) -> None:
+        """Ask the driver again, at once."""
+        if self._released:
+            self._released = False
+            if self._asked_at_s is None:
+                self._begin()
+
     def hurry(self, *, wanted: bool) -> None:
         """Sample every `HURRIED_INTERVAL_S` while wanted, at the usual pace otherwise; counted from the last round."""
         interval_s = min(HURRIED_INTERVAL_S, self._usual_s) if wanted else self._usual_s
         if interval_s == self._interval_s:
             return
         self._interval_s = interval_s
-        if self._asked_at_s is None:
+        if self._asked_at_s is None and not self._released:
             self._after(max(0.0, self._arrived_at_s + interval_s - time.monotonic()), self._begin)
 
     def stop(self) -> None:
@@ -90,7 +119,7 @@ class Sampler:
         self._rounds.put(False)
 
     def _begin(self) -> None:
-        if self._loop is None:
+        if self._loop is None or self._released:
             return
         self._asked_at_s = time.monotonic()
         self._again = False
@@ -130,6 +159,9 @@ class Sampler:
         self._asked_at_s = None
         self._arrived_at_s = time.monotonic()
         self._answer = snapshot
+        if self._released:
+            self._cancel_timer()
+            return
         if self._again:
             self._begin()
         else:
@@ -142,7 +174,11 @@ class Sampler:
 
     def _run_rounds(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: blocks on the queue, then in the driver, and touches nothing else."""
-        while self._rounds.get():
+        while asked := self._rounds.get():
+            if isinstance(asked, asyncio.Future):
+                self._provider.close()
+                self._tell(loop, _settle, asked)
+                continue
             try:
                 snapshot = self._provider.snapshot()
             except BaseException as error:  # noqa: BLE001  a defect must end the daemon, not this thread alone
@@ -155,6 +191,11 @@ class Sampler:
     def _tell(loop: asyncio.AbstractEventLoop, then: Callable[[T], None], answer: T) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed while the driver kept us
             loop.call_soon_threadsafe(then, answer)
+
+
+def _settle(closed: asyncio.Future[None]) -> None:
+    if not closed.done():
+        closed.set_result(None)
 
 
 def _raise(error: BaseException) -> None:

@@ -49,6 +49,10 @@ class FleetView(Protocol):
         """Their pools by name."""
 
     @property
+    def closed(self) -> Mapping[str, str]:
+        """GPUs that take no new worker, by UUID, and why."""
+
+    @property
     def terms(self) -> LimitsView:
         """The host's limits."""
 
@@ -64,6 +68,7 @@ def _missing(fleet: FleetView, worker: Worker) -> str:
         return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
     return (
         _unready_dependency(fleet, pool)
+        or _closed(fleet, worker)
         or _occupied(fleet, worker, pool)
         or _stale(fleet, worker)
         or room_missing(pool, fleet.snapshot, worker.device_uuids, fleet.terms.memory_margin_bytes, fleet.holders)
@@ -96,19 +101,25 @@ def starting_neighbour(fleet: FleetView, worker: Worker) -> str:
 def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | None]:
     """Say why the memory of the run that ended is not known to be back, empty where it is; and when to look again.
 
-    None: whenever the next sample comes. A run that had no GPU needs no proof.
+    None: whenever the next sample comes. A run that had no GPU needs no proof, and a GPU that is lost gives none.
     """
-    if not worker.run_uuids:
+    answering = tuple(uuid for uuid in worker.run_uuids if not _lost(fleet.snapshot, uuid))
+    if not answering:
         return "", None
     pool, margin_bytes = fleet.pools[worker.pool], fleet.terms.memory_margin_bytes
     missing = (
         _stale(fleet, worker)
         or still_listed(worker, fleet.snapshot, fleet.holders)
-        or room_missing(pool, fleet.snapshot, worker.run_uuids, margin_bytes, fleet.holders)
+        or room_missing(pool, fleet.snapshot, answering, margin_bytes, fleet.holders)
     )
     if missing or worker.ended_s is None:
         return missing, None
-    return unsteady(fleet.levels, fleet.snapshot, worker.run_uuids, worker.ended_s) or ("", None)
+    return unsteady(fleet.levels, fleet.snapshot, answering, worker.ended_s) or ("", None)
+
+
+def _lost(snapshot: Snapshot, uuid: str) -> bool:
+    gpu = snapshot.gpu(uuid)
+    return gpu is not None and gpu.health == "lost"
 
 
 def _stale(fleet: FleetView, worker: Worker) -> str:
@@ -136,6 +147,11 @@ def _unready_dependency(fleet: FleetView, pool: Pool) -> str:
             if member.phase is not Phase.READY:
                 return f"waits for {member.name} to be ready (it is {member.phase})"
     return ""
+
+
+def _closed(fleet: FleetView, worker: Worker) -> str:
+    why = next((fleet.closed[uuid] for uuid in worker.device_uuids if uuid in fleet.closed), "")
+    return f"held back: {why}" if why else ""
 
 
 def _occupied(fleet: FleetView, worker: Worker, pool: Pool) -> str:

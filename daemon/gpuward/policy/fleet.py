@@ -48,6 +48,8 @@ class FleetState:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     terms: Terms = field(default_factory=Terms)
     halting: bool = False
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """GPU UUID -> why it takes no new worker."""
     holders: Holders = field(default_factory=dict)
     levels: Mapping[str, Level] = field(default_factory=dict)
 
@@ -168,7 +170,8 @@ def _releasing(state: FleetState, worker: Worker, now_s: float) -> Worker:
     timed_out = now_s - worker.since_s >= state.terms.release_timeout_s
     if missing and not timed_out:
         again_s = look_at_s if look_at_s is not None and look_at_s > now_s else None
-        return replace(worker, reason=f"{why}; {missing}", deadline_s=again_s)
+        reason = why if why.endswith(missing) else f"{why}; {missing}"
+        return replace(worker, reason=reason, deadline_s=again_s)
     if now_s < worker.not_before_s:
         return enter(worker, Phase.BACKOFF, why, now_s)
     return enter(worker, Phase.BLOCKED, missing or worker.reason, now_s)

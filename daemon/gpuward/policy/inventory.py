@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 GpuHealth = Literal["ok", "lost", "unknown"]
-InventoryState = Literal["ok", "stale", "unavailable"]
+InventoryState = Literal["ok", "stale", "released", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,9 @@ class Gpu:
 class Snapshot:
     """One round over all GPUs, in PCI bus order.
 
-    ``state``: ok; stale (``gpus`` are of ``taken_at_s``, the driver has not answered since); unavailable
-    (no inventory at all, ``gpus`` is empty and means nothing). ``reason`` says why for the last two.
+    ``state``: ok; stale (``gpus`` are of ``taken_at_s``, the driver has not answered since); released (the
+    same, on the operator's word); unavailable (no inventory at all, ``gpus`` is empty and means nothing). ``reason``
+    says why for all but ok.
     ``taken_at_s`` is of the monotonic clock.
     """
 

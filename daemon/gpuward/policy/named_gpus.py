@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuward.config.errors import one_line
@@ -13,9 +13,9 @@ from gpuward.policy.inventory import Gpu, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The GPUs of a snapshot, with what the host settings exclude; ``usable`` are neither excluded nor lost.
+    """The GPUs of a snapshot; ``usable`` are neither excluded by the host settings, nor closed, nor lost.
 
-    ``size`` counts all that the inventory lists.
+    ``size`` counts all that the inventory lists. ``closed``: UUIDs that take no new worker, and why.
     """
 
     size: int
@@ -24,11 +24,17 @@ class Host:
     unknown_exclusions: tuple[int | str, ...]
     usable: tuple[Gpu, ...]
     lost: tuple[Gpu, ...]
+    closed: Mapping[str, str]
 
     @property
     def rest(self) -> str:
         """What the sentence about too few GPUs must not hide: ``, 1 of them excluded``; empty where all are usable."""
-        parts = [(len(self.excluded), "excluded by the host settings"), (len(self.lost), "lost")]
+        closed = [uuid for uuid in self.closed if uuid not in {gpu.uuid for gpu in self.lost}]
+        parts = [
+            (len(self.excluded), "excluded by the host settings"),
+            (len(closed), "quarantined or cordoned"),
+            (len(self.lost), "lost"),
+        ]
         return "".join(f", {count} of them {why}" for count, why in parts if count)
 
 
@@ -41,7 +47,7 @@ class Named:
     problems: tuple[Remark, ...]
 
 
-def host_of(snapshot: Snapshot, excluded: Sequence[int | str]) -> Host:
+def host_of(snapshot: Snapshot, excluded: Sequence[int | str], closed: Mapping[str, str]) -> Host:
     """Index the snapshot's GPUs by index and by UUID."""
     by_name: dict[int | str, Gpu] = {}
     for gpu in snapshot.gpus:
@@ -52,8 +58,11 @@ def host_of(snapshot: Snapshot, excluded: Sequence[int | str]) -> Host:
         by_name=by_name,
         excluded=out,
         unknown_exclusions=tuple(name for name in excluded if name not in by_name),
-        usable=tuple(gpu for gpu in snapshot.gpus if gpu.uuid not in out and gpu.health != "lost"),
+        usable=tuple(
+            gpu for gpu in snapshot.gpus if gpu.uuid not in out and gpu.uuid not in closed and gpu.health != "lost"
+        ),
         lost=tuple(gpu for gpu in snapshot.gpus if gpu.health == "lost"),
+        closed={gpu.uuid: closed[gpu.uuid] for gpu in snapshot.gpus if gpu.uuid in closed and gpu.uuid not in out},
     )
 
 
@@ -97,6 +106,9 @@ def _unusable(pool: Pool, key: str, name: int | str, host: Host) -> Remark | Non
         return problem("unknown-gpu", pool, message)
     if gpu.uuid in host.excluded:
         message = f"{key} needs GPU {gpu.index}, which the host settings exclude (inventory.exclude); name another"
+        return problem("gpu-excluded", pool, message)
+    if gpu.uuid in host.closed and gpu.health != "lost":
+        message = f"{key} needs GPU {gpu.index}, but {host.closed[gpu.uuid]}; or name another"
         return problem("gpu-excluded", pool, message)
     if gpu.health == "lost":
         why = f" ({gpu.reason})" if gpu.reason else ""

@@ -29,6 +29,7 @@ from gpuward.policy.refusals import (
 )
 
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+_NOTHING_CLOSED: Mapping[str, str] = MappingProxyType({})
 
 
 def place(
@@ -36,15 +37,17 @@ def place(
     snapshot: Snapshot,
     *,
     excluded: Sequence[int | str] = (),
+    closed: Mapping[str, str] = _NOTHING_CLOSED,
     claims_per_gpu: float = 1.0,
     current: Mapping[str, tuple[str, ...]] = _NOTHING,
 ) -> Plan:
     """Place every worker of ``pools``, or none and say all reasons.
 
-    ``excluded`` names GPUs by index or UUID. ``claims_per_gpu`` is the largest sum of claims on a shared GPU, a
-    ratio of its memory. ``current`` maps worker names to the UUIDs they have, which they keep where they can.
+    ``excluded`` names GPUs by index or UUID, ``closed`` by UUID with the reason. ``claims_per_gpu`` is the largest
+    sum of claims on a shared GPU, a ratio of its memory. ``current`` maps worker names to the UUIDs they have, which
+    they keep where they can.
     """
-    host = host_of(snapshot, excluded)
+    host = host_of(snapshot, excluded, closed)
     problems = [remark for pool in pools if (remark := parallel_size_mismatch(pool)) is not None]
     if snapshot.state != "ok" and any(pool.workers and pool.device_count for pool in pools):
         return _plan(pools, host, Board((), claims_per_gpu), {}, [inventory_unavailable(snapshot), *problems])

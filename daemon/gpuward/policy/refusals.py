@@ -15,7 +15,7 @@ PER_WORKER = "gpus-per-worker (gpu in Dynamo's files) is per worker, not the poo
 
 def inventory_unavailable(snapshot: Snapshot) -> Remark:
     """The driver does not answer, or has not since the GPUs were last seen: nothing may be placed on that."""
-    state = "not available" if snapshot.state == "unavailable" else "stale"
+    state = "not available" if snapshot.state == "unavailable" else snapshot.state
     why = f": {snapshot.reason}" if snapshot.reason else ""
     hint = "; to try a fleet without GPUs use --simulate, as 8xH100-80GB" if snapshot.state == "unavailable" else ""
     message = f"cannot place GPU workers: the GPU inventory is {state}{why}{hint}"

@@ -25,6 +25,7 @@ _KEEPS_PROCESS = frozenset(
         "liveness",
         "max_parallel_starts",
         "on_breach",
+        "spare",
         "start_timeout_s",
         "stop_timeout_s",
         "depends_on",

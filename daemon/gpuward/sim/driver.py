@@ -11,11 +11,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any, Final
 
 SUCCESS: Final = 0
 _NOT_SUPPORTED: Final = 3
+_TIMEOUT: Final = 10
+_XID_EVENTS: Final = 8
 _NOT_AVAILABLE: Final = 2**64 - 1
 
 
@@ -63,6 +66,10 @@ class FakeDriver:
         self.count_error = SUCCESS
         self.missing: set[str] = set()
         self.calls: Counter[str] = Counter()
+        self.xids: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        """(NVML index, code) to come out of the next waits on an event set."""
+        self.registered: set[str] = set()
+        self.wait_error = SUCCESS
         self._anchors = [ctypes.c_char() for _ in range(64)]
 
     def load(self, soname: str) -> FakeDriver:
@@ -226,6 +233,39 @@ def _field_values(driver: FakeDriver, handle: object, _count: Any, values: Any) 
     return gpu.error
 
 
+def _event_set_create(_driver: FakeDriver, events: Any) -> int:  # noqa: ANN401
+    return SUCCESS if _target(events) is not None else 2
+
+
+def _event_set_free(driver: FakeDriver, _events: object) -> int:
+    driver.registered.clear()
+    return SUCCESS
+
+
+def _register_events(driver: FakeDriver, handle: object, types: Any, _events: object) -> int:  # noqa: ANN401
+    gpu = driver.gpu_of(handle)
+    if gpu.error or not types.value & _XID_EVENTS:
+        return gpu.error or 2
+    driver.registered.add(gpu.uuid)
+    return SUCCESS
+
+
+def _event_set_wait(driver: FakeDriver, _events: object, event: Any, timeout_ms: Any) -> int:  # noqa: ANN401
+    """Block as the driver does, until an XID is put into the queue or the time is over."""
+    if driver.wait_error:
+        return driver.wait_error
+    try:
+        index, code = driver.xids.get(timeout=timeout_ms.value / 1000)
+    except Empty:
+        return _TIMEOUT
+    target = _target(event)
+    target.eventType, target.eventData = _XID_EVENTS, code
+    ctypes.memmove(
+        ctypes.addressof(target), ctypes.byref(driver.handle_of(index)), ctypes.sizeof(ctypes.c_void_p)
+    )  # device is its first member
+    return SUCCESS
+
+
 def _supported(value: object) -> int:
     return _NOT_SUPPORTED if value is None else SUCCESS
 
@@ -260,4 +300,10 @@ _VITALS: Final[dict[str, Callable[..., int]]] = {
     "nvmlDeviceGetMigMode": _mig_mode,
     "nvmlDeviceGetFieldValues": _field_values,
 }
-_SYMBOLS: Final = _IDENTITY_AND_MEMORY | _PROCESS_LISTS | _VITALS
+_EVENTS: Final[dict[str, Callable[..., int]]] = {
+    "nvmlEventSetCreate": _event_set_create,
+    "nvmlEventSetFree": _event_set_free,
+    "nvmlDeviceRegisterEvents": _register_events,
+    "nvmlEventSetWait_v2": _event_set_wait,
+}
+_SYMBOLS: Final = _IDENTITY_AND_MEMORY | _PROCESS_LISTS | _VITALS | _EVENTS

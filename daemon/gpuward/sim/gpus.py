@@ -6,15 +6,17 @@ Stands in for `gpuward.host.gpus`; every snapshot says that it is simulated.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from gpuward.host.gpus import process_name
 from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
-from gpuward.sim.claims import Claim, ClaimReader
+from gpuward.sim.claims import Claim, ClaimReader, write_claim
+from gpuward.sim.gpu_faults import Faults, with_faults
 
 MIB: Final = 1024 * 1024
 GPUS_MAX: Final = 4096
@@ -107,6 +109,36 @@ class SimulatedGpus:
         self._reader = ClaimReader(str(self._claims_dir))
         self._names: dict[tuple[int, int], str] = {}
         self._spec = spec
+        self._faults = Faults()
+        self._answers = threading.Event()
+
+    def lose(self, gpu: int) -> None:
+        """The GPU falls off the bus."""
+        self._faults = replace(self._faults, lost=self._faults.lost | {gpu})
+
+    def hang(self, seconds: float) -> None:
+        """The driver does not answer for so long."""
+        self._answers.clear()
+        self._faults = replace(self._faults, hangs_until_s=time.monotonic() + seconds)
+
+    def hold(self, gpu: int, count: int) -> None:
+        """This process, which is no worker's, holds so many bytes more than nothing; 0 gives them back."""
+        self._faults = replace(self._faults, held={**self._faults.held, gpu: count})
+        write_claim(str(self._claims_dir), {str(index): held for index, held in self._faults.held.items() if held})
+
+    def leak(self, gpu: int, bytes_per_s: int) -> None:
+        """The largest process on the GPU grows from now on."""
+        self._faults = replace(self._faults, leaks={**self._faults.leaks, gpu: (bytes_per_s, time.monotonic())})
+
+    def heat(self, gpu: int, degrees_c: int) -> None:
+        """The GPU has this temperature."""
+        self._faults = replace(self._faults, temperatures={**self._faults.temperatures, gpu: degrees_c})
+
+    def clear(self) -> None:
+        """Undo every fault."""
+        self._faults = Faults()
+        self._answers.set()
+        write_claim(str(self._claims_dir), {})
 
     def environment(self) -> dict[str, str]:
         """Return what every worker of this host needs to find its simulated GPUs."""
@@ -122,8 +154,10 @@ class SimulatedGpus:
         return {CLAIMS_VARIABLE: str(self._claims_dir), GPUS_VARIABLE: json.dumps(cards, separators=(",", ":"))}
 
     def snapshot(self) -> Snapshot:
-        """Return all cards with what living processes claim on them now; blocks for file reads only."""
-        taken_at_s = time.monotonic()
+        """Return all cards with what living processes claim on them now; blocks for file reads, or made to hang."""
+        faults, taken_at_s = self._faults, time.monotonic()
+        if faults.hangs_until_s > taken_at_s:
+            self._answers.wait(faults.hangs_until_s - taken_at_s)
         try:
             claims = self._reader.read()
         except OSError as error:
@@ -138,7 +172,7 @@ class SimulatedGpus:
             provider="simulated",
             state="ok",
             taken_at_s=taken_at_s,
-            gpus=tuple(_gpu(card, held[card.index]) for card in self.cards),
+            gpus=tuple(with_faults(_gpu(card, held[card.index]), faults, taken_at_s) for card in self.cards),
             driver=f"simulated {self._spec}",
         )
 

@@ -1,0 +1,135 @@
+"""Operations on GPUs: out of service and back, the driver let go, and faults of a simulated host."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+from gpuward.answering.views import Document, Views
+from gpuward.control import requests as ask
+from gpuward.control.server import Refusal
+from gpuward.equipment import Equipment
+from gpuward.gpu_care import GpuCare
+from gpuward.policy.health import NotPossible
+from gpuward.policy.inventory import Gpu, Snapshot
+
+GpuRequest: TypeAlias = ask.GpuArgs | ask.InventoryArgs | ask.SimArgs
+
+
+class Simulation(Protocol):
+    """GPUs that can be made to fail."""
+
+    def lose(self, gpu: int) -> None:
+        """The GPU falls off the bus."""
+
+    def hang(self, seconds: float) -> None:
+        """The driver does not answer for so long."""
+
+    def hold(self, gpu: int, count: int) -> None:
+        """A process that is no worker's holds so many bytes; 0 gives them back."""
+
+    def leak(self, gpu: int, bytes_per_s: int) -> None:
+        """The largest process on the GPU grows."""
+
+    def heat(self, gpu: int, degrees_c: int) -> None:
+        """The GPU has this temperature."""
+
+    def clear(self) -> None:
+        """Undo all of it."""
+
+
+class GpuCommands:
+    """Answers requests about GPUs; runs on the loop's thread. ``simulation`` None on a real host."""
+
+    def __init__(self, equipment: Equipment, care: GpuCare, views: Views, simulation: Simulation | None) -> None:
+        self._equipment = equipment
+        self._care = care
+        self._views = views
+        self._simulation = simulation
+
+    async def answer(self, args: GpuRequest) -> Document:
+        """Answer one request, or raise Refusal."""
+        match args:
+            case ask.GpuArgs():
+                return self._gpu(args)
+            case ask.InventoryArgs():
+                return await self._inventory(args)
+            case ask.SimArgs():
+                return self._simulate(args)
+
+    def _gpu(self, args: ask.GpuArgs) -> Document:
+        gpu = self._known(args.gpu)
+        try:
+            self._care.command(args.action, gpu, args.reason)
+        except NotPossible as error:
+            raise Refusal("refused", str(error)) from None
+        except OSError as error:
+            raise Refusal("failed", f"cannot {args.action} GPU {gpu.index}: {error.strerror}") from None
+        return {"gpu": self._views.gpu(gpu)}
+
+    def _known(self, name: int | str) -> Gpu:
+        snapshot = self._snapshot
+        for gpu in snapshot.gpus:
+            if name in (gpu.index, gpu.uuid, str(gpu.index)):
+                return gpu
+        there = f"there are GPUs 0 to {len(snapshot.gpus) - 1}" if snapshot.gpus else f"none: {snapshot.reason}"
+        raise Refusal("no-such-gpu", f"there is no GPU {name}; {there}")
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._equipment.sampler.latest
+
+    async def _inventory(self, args: ask.InventoryArgs) -> Document:
+        """Let the driver go, or take it up again; the workers do not notice."""
+        sampler, xids = self._equipment.sampler, self._equipment.xids
+        if args.action == "resume":
+            sampler.resume()
+            if xids is not None:
+                xids.resume()
+            return {"state": "ok", "reason": "the driver is asked again"}
+        try:
+            await sampler.release()
+            if xids is not None:
+                await xids.release()
+        except TimeoutError:
+            if xids is not None:
+                xids.resume()
+            sampler.resume()
+            within_s = self._equipment.settings.inventory.deadline_s
+            raise Refusal("failed", f"cannot release the driver: a call hangs in it since {within_s:g} s") from None
+        return {"state": self._snapshot.state, "reason": self._snapshot.reason}
+
+    def _simulate(self, args: ask.SimArgs) -> Document:
+        simulation = self._simulation
+        if simulation is None:
+            raise Refusal("refused", "cannot simulate a fault: these GPUs are real; faults need a --simulate host")
+        if args.fault in {"hang", "clear"}:
+            if args.fault == "hang":
+                simulation.hang(float(self._value(args)))
+            else:
+                simulation.clear()
+        else:
+            self._fault_of(simulation, args)
+        self._equipment.sampler.request()
+        return {"fault": args.fault, "gpu": args.gpu, "value": args.value}
+
+    def _fault_of(self, simulation: Simulation, args: ask.SimArgs) -> None:
+        if args.gpu is None:
+            raise Refusal("bad-request", f"sim {args.fault}: name a GPU")
+        gpu = self._known(args.gpu)
+        match args.fault:
+            case "xid":
+                self._care.xid_on(gpu, int(self._value(args)))
+            case "lost":
+                simulation.lose(gpu.index)
+            case "foreign":
+                simulation.hold(gpu.index, int(self._value(args)))
+            case "leak":
+                simulation.leak(gpu.index, int(self._value(args)))
+            case _:
+                simulation.heat(gpu.index, int(self._value(args)))
+
+    @staticmethod
+    def _value(args: ask.SimArgs) -> Any:  # noqa: ANN401  int or float as sent
+        if args.value is None:
+            raise Refusal("bad-request", f"sim {args.fault}: give a number")
+        return args.value
