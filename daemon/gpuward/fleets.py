@@ -188,7 +188,7 @@ class Fleets:
         events: list[tuple[str, Event]] = []
         for worker in state.workers.values():
             settled = worker.alive and worker.goal is Goal.UP and worker.then is None and not worker.removed
-            reason = outdated(worker, state.pool_of(worker), started_as.get(worker.name)) if settled else ""
+            reason = outdated(worker, state.pools[worker.pool], started_as.get(worker.name)) if settled else ""
             if reason:
                 self._supervisor.journal.note("definition-changed", reason, worker=worker.name, level="warning")
                 events.append((worker.name, RestartAsked(reason)))

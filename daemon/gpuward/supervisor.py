@@ -269,6 +269,7 @@ class Supervisor:
             permanent=verdict.permanent,
             reason=verdict.reason,
             hint=verdict.hint,
+            offer_tokens=verdict.offer_tokens,
             jitter=jitter,
             ended_s=findings.ending.at_s,
         )

@@ -179,6 +179,8 @@ class Commands:
         return Target(name=name, down=False, ready_in_run=now.run + 1 if was_alive else max(1, now.run))
 
     def _targets(self, op: str, args: ask.TargetArgs) -> Document:
+        if op == "reset":
+            return self._reset(args)
         workers = self._resolve(args)
         events: dict[str, Callable[[], Event]] = {
             "start": StartAsked,
@@ -192,6 +194,16 @@ class Commands:
         self._supervisor.command(lambda state, now_s: policy.step(state, asked, now_s))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
+
+    def _reset(self, args: ask.TargetArgs) -> Document:
+        """Undo ladders; what has none is left alone."""
+        workers = [worker for worker in self._resolve(args) if worker.steps]
+        targets = [_target("restart", worker) for worker in workers if worker.goal is Goal.UP]
+        operation = self._supervisor.operations.begin("reset", targets)
+        names = [worker.name for worker in workers]
+        self._supervisor.command(lambda state, now_s: policy.reset(state, names, now_s))
+        self._supervisor.operations.look(self._supervisor.state)
+        return {"operation": operation.id, "workers": names}
 
     def _resolve(self, args: ask.TargetArgs) -> tuple[Worker, ...]:
         state = self._supervisor.state

@@ -12,12 +12,15 @@ from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.fleets import Fleets, Proposal
 from gpuward.gpu_care import GpuCare
 from gpuward.host.records import RunRecord
+from gpuward.interop.fleet_toml import fix
 from gpuward.journal import rfc3339
 from gpuward.policy.inventory import Gpu
+from gpuward.policy.ladder import said
 from gpuward.policy.life import Goal, LastExit, Phase, Worker
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.operations import Operation
 from gpuward.policy.plan import Plan
+from gpuward.policy.reload import Change
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]
@@ -89,12 +92,19 @@ class Views:
             "run": worker.run,
             "port": worker.port,
             "restarts": worker.restarts,
+            "adapted": [said(step) for step in worker.steps],
             "uptime_s": round(now_s - worker.started_s, 3) if lives and worker.started_s is not None else None,
             "memory": self._memory(worker, uuids, by_uuid),
             "warnings": list(self._care.watch.of_worker(worker.name)),
             "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
             "next_start_at": _next_start_at(worker, now_s),
         }
+
+    def _with_steps(self, change: Change) -> str:
+        """The reason of a change, with what the worker has less of than its pool asks for."""
+        worker = self._supervisor.state.workers.get(change.worker)
+        steps = ", ".join(said(step) for step in worker.steps) if worker is not None else ""
+        return f"{change.reason}; at present it has {steps}" if steps else change.reason
 
     def _memory(self, worker: Worker, uuids: tuple[str, ...], by_uuid: dict[str, Gpu]) -> list[Document]:
         used = self._supervisor.attribution.used_bytes.get(worker.name, {})
@@ -151,6 +161,7 @@ class Views:
             "schema_version": SCHEMA_VERSION,
             "worker": self.worker(worker),
             "sentences": _sentences(worker, time.monotonic()),
+            "fix": fix(self._supervisor.state.pools[worker.pool], worker.steps),
             "runs": [_run(record) for record in runs],
         }
 
@@ -166,7 +177,7 @@ class Views:
                     "pool": change.pool,
                     "action": change.action,
                     "keys": list(change.keys),
-                    "reason": change.reason,
+                    "reason": self._with_steps(change),
                 }
                 for change in proposal.changes
             ],
@@ -262,7 +273,7 @@ def _run(record: RunRecord) -> Document:
 def _sentences(worker: Worker, now_s: float) -> list[str]:
     since_s = max(0.0, now_s - worker.since_s)
     wanted = "it is wanted up" if worker.goal is Goal.UP else "it is wanted down (stopped by command)"
-    said = [
+    told = [
         f"{worker.name} is {worker.phase} for {since_s:.0f} s: {worker.reason}.",
         f"Its goal is {worker.goal}: {wanted}.",
     ]
@@ -273,18 +284,21 @@ def _sentences(worker: Worker, now_s: float) -> list[str]:
             Phase.STOPPING: "the whole tree is killed if it is not gone by then",
             Phase.DRAINING: "it is stopped whoever still depends on it",
         }.get(worker.phase, "the next step follows")
-        said.append(f"Deadline in {left_s:.0f} s: {follows}.")
+        told.append(f"Deadline in {left_s:.0f} s: {follows}.")
     if worker.phase in {Phase.BACKOFF, Phase.RELEASING} and worker.not_before_s > now_s:
-        said.append(f"Next start in {worker.not_before_s - now_s:.1f} s at the earliest.")
+        told.append(f"Next start in {worker.not_before_s - now_s:.1f} s at the earliest.")
     if worker.phase is Phase.FAILED:
-        said.append(f"Nothing happens by itself any more; mend the cause, then: gpuctl start {worker.name}.")
+        told.append(f"Nothing happens by itself any more; mend the cause, then: gpuctl start {worker.name}.")
     if worker.failures:
-        said.append(
+        told.append(
             f"{len(worker.failures)} failure{'s' * (len(worker.failures) != 1)} on record within the restart window."
         )
+    if worker.steps:
+        steps = ", ".join(said(step) for step in worker.steps)
+        told.append(f"It has less than its pool asks for: {steps}. gpuctl reset {worker.name} undoes it.")
     if worker.last_exit is not None:
-        said.append(_exit_sentence(worker.last_exit))
-    return said
+        told.append(_exit_sentence(worker.last_exit))
+    return told
 
 
 def _exit_sentence(exit_: LastExit) -> str:

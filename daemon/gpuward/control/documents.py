@@ -66,6 +66,7 @@ class Worker(TypedDict):
     run: int | None
     port: int | None
     restarts: int
+    adapted: NotRequired[list[str]]
     uptime_s: float | None
     memory: list[MemoryUse]
     warnings: NotRequired[list[str]]
@@ -286,6 +287,7 @@ class Why(TypedDict):
     schema_version: int
     worker: Worker
     sentences: list[str]
+    fix: NotRequired[str]
     runs: list[Run]
 
 

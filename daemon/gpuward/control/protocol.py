@@ -22,6 +22,8 @@ Operations (args -> result); ``targets`` are worker or pool names:
   "operation": ID|null}
 - ``reload`` {} -> as apply, of the file that the daemon was started with
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
+- ``reset`` {"targets": [..], "all": bool} -> as restart; undoes what `on-oom = "adapt"` has lowered, ``workers`` are
+  those that had something lowered
 - ``scale`` {"pool", "workers"} -> as apply
 - ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
   "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason",
@@ -37,7 +39,8 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``detach`` {} -> {"pid", "workers": [names of those that go on]}; the daemon ends, its workers do not; administrators
 - ``reexec`` {} -> {"pid", "workers", "from_version", "version"}; the installed version goes on in the same process,
   under a new epoch; refused where it cannot be run; administrators
-- ``why`` {"worker"} -> {"schema_version", "worker": WORKER, "sentences": [..], "runs": [RUN, newest first]}
+- ``why`` {"worker"} -> {"schema_version", "worker": WORKER, "sentences": [..], "fix": TOML,
+  "runs": [RUN, newest first]}; ``fix``: keys for the fleet file that make what was lowered permanent, or empty
 - ``gpu`` {"action": "cordon"|"uncordon"|"clear", "gpu": index|UUID, "reason"} -> {"gpu": GPU as in status}
 - ``inventory`` {"action": "release"|"resume"} -> {"state", "reason"}
 - ``sim`` {"fault": "xid"|"lost"|"hang"|"foreign"|"leak"|"temperature"|"clear", "gpu": index|UUID|null,

@@ -125,6 +125,7 @@ ARGS: dict[str, type[Args]] = {
     "start": TargetArgs,
     "stop": TargetArgs,
     "restart": TargetArgs,
+    "reset": TargetArgs,
     "scale": ScaleArgs,
     "operation": OperationArgs,
     "logs": LogsArgs,

@@ -1,4 +1,4 @@
-"""Commands that act on workers: start, stop, restart."""
+"""Commands that act on workers: start, stop, restart, reset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def target_arguments(parser: ArgumentParser) -> None:
-    """Arguments of ``start``, ``stop`` and ``restart``."""
+    """Arguments of ``start``, ``stop``, ``restart`` and ``reset``."""
     parser.add_argument("targets", nargs="*", metavar="NAME|POOL", help="workers or pools")
     parser.add_argument("--all", action="store_true", help="every worker of the fleet")
     waiting_arguments(parser)
@@ -37,4 +37,4 @@ def act(args: Namespace, client: Client, screen: Screen) -> int:
     return EXIT_OK
 
 
-COMMANDS = {verb: Command(target_arguments, act) for verb in ("start", "stop", "restart")}
+COMMANDS = {verb: Command(target_arguments, act) for verb in ("start", "stop", "restart", "reset")}

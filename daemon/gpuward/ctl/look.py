@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gpuward.control.protocol import EXIT_NO_SUCH, EXIT_NOT_READY, EXIT_OK
+from gpuward.control.protocol import EXIT_FAILED, EXIT_NO_SUCH, EXIT_NOT_READY, EXIT_OK
 from gpuward.ctl.arguments import Command, seconds
 from gpuward.ctl.render_status import draw_gpus, draw_status, draw_why
 from gpuward.ctl.trouble import Trouble
@@ -64,11 +64,17 @@ def show_gpus(args: Namespace, client: Client, screen: Screen) -> int:
 def why_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``why``."""
     parser.add_argument("worker", metavar="NAME", help="a worker, for example decode/0")
+    parser.add_argument("--fix", action="store_true", help="print keys for the fleet file that keep what was lowered")
 
 
 def show_why(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl why``: what a worker does, why, since when, and its runs."""
     why: Why = client.call("why", {"worker": args.worker})
+    if args.fix:
+        if not why.get("fix"):
+            raise Trouble(f"there is nothing to fix: {args.worker} runs as its pool says", EXIT_FAILED)
+        screen.out.write(why["fix"])
+        return EXIT_OK
     screen.listing(why, why["runs"], [str(run["run"]) for run in why["runs"]], lambda: draw_why(screen, why))
     return EXIT_OK
 

@@ -27,6 +27,7 @@ VERBS = {
     "start": "start workers or pools",
     "stop": "stop workers or pools; they stay down",
     "restart": "restart workers or pools",
+    "reset": "undo what on-oom = adapt has lowered",
     "logs": "a worker's output",
     "events": "what happened",
     "daemon": "put the installed version in the daemon's place, or end it; workers go on",
@@ -111,7 +112,7 @@ def command_of(verb: str) -> Command:
             from gpuward.ctl.look import COMMANDS
         case "gpu" | "inventory" | "sim":
             from gpuward.ctl.gpu import COMMANDS
-        case "start" | "stop" | "restart":
+        case "start" | "stop" | "restart" | "reset":
             from gpuward.ctl.act import COMMANDS
         case "logs" | "events":
             from gpuward.ctl.follow import COMMANDS

@@ -198,6 +198,8 @@ def _glyphs(screen: Screen) -> str:
 
 def _draw_trouble(screen: Screen, worker: Worker) -> None:
     """Say in full why a wanted worker is not ready, and how its last run ended where that was not asked for."""
+    if adapted := worker.get("adapted"):
+        screen.sentence(f"{worker['name']}: adapted: {', '.join(adapted)}", style="dim")
     last = worker["last_exit"]
     unasked = last is not None and last["cause"] not in QUIET_CAUSES
     if not worker["ready"] and (worker["goal"] == "up" or unasked) and worker["reason"]:

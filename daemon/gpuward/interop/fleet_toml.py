@@ -9,6 +9,8 @@ import tomli_w
 from msgspec import Struct, structs, to_builtins
 
 from gpuward.config.fleet import Fleet, Pool, Remark
+from gpuward.policy.ladder import effective
+from gpuward.policy.life import LadderStep
 
 _ALWAYS_WRITTEN = frozenset({"engine", "model", "workers"})
 _WIDTH = 110
@@ -22,6 +24,13 @@ def fleet_to_toml(fleet: Fleet) -> str:
     """
     tables = {pool.name: _pool_table(pool) for pool in fleet.pools}
     return _comments(fleet.warnings) + tomli_w.dumps({"pool": tables})
+
+
+def fix(pool: Pool, steps: Iterable[LadderStep]) -> str:
+    """Return the keys that make the steps of a worker's ladder part of the fleet file; empty without steps."""
+    smaller = effective(pool, steps)
+    table = _differing(smaller, pool, frozenset())
+    return tomli_w.dumps({"pool": {pool.name: table}}) if table else ""
 
 
 def _pool_table(pool: Pool) -> dict[str, object]:

@@ -48,6 +48,9 @@ class FleetView(Protocol):
     def pools(self) -> Mapping[str, Pool]:
         """Their pools by name."""
 
+    def pool_of(self, worker: Worker) -> Pool:
+        """The pool that a worker belongs to, as it is to be started."""
+
     @property
     def closed(self) -> Mapping[str, str]:
         """GPUs that take no new worker, by UUID, and why."""
@@ -63,7 +66,7 @@ def obstacle(fleet: FleetView, worker: Worker, now_s: float) -> str:
 
 
 def _missing(fleet: FleetView, worker: Worker) -> str:
-    pool = fleet.pools[worker.pool]
+    pool = fleet.pool_of(worker)
     if pool.device_count and not worker.device_uuids:
         return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
     return (
@@ -106,7 +109,7 @@ def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | Non
     answering = tuple(uuid for uuid in worker.run_uuids if not _lost(fleet.snapshot, uuid))
     if not answering:
         return "", None
-    pool, margin_bytes = fleet.pools[worker.pool], fleet.terms.memory_margin_bytes
+    pool, margin_bytes = fleet.pool_of(worker), fleet.terms.memory_margin_bytes
     missing = (
         _stale(fleet, worker)
         or still_listed(worker, fleet.snapshot, fleet.holders)

@@ -49,8 +49,11 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
     events: list[tuple[str, Event]] = []
     wanted = [(pool.name, name) for pool in fleet.pools for name in pool.worker_names]
     for pool_name, name in wanted:
+        change = by_worker.get(name)
         state = with_worker(state, _placed(state.workers.get(name), pool_name, name, applied))
-        event = _event_for(state.workers[name], by_worker.get(name))
+        if change is not None and change.action == "restart":  # another definition: what it lacked may fit now
+            state = with_worker(state, replace(state.workers[name], steps=()))
+        event = _event_for(state.workers[name], change)
         if event is not None:
             events.append((name, event))
     names = {name for _, name in wanted}

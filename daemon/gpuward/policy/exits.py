@@ -62,7 +62,7 @@ class Verdict:
 
     ``evidence``: at most 5 lines of output of at most 300 characters, the cause first. ``permanent``: a new start with
     the same configuration ends the same way. ``hint``: what would help, empty where nobody knows. ``reason``: one
-    sentence with the numbers.
+    sentence with the numbers. ``offer_tokens``: the longest context that the engine says would fit.
     """
 
     cause: Cause
@@ -70,6 +70,7 @@ class Verdict:
     permanent: bool = False
     hint: str = ""
     reason: str
+    offer_tokens: int | None = None
 
 
 def classify(end: RunEnd, lines: Iterable[str]) -> Verdict:
@@ -133,6 +134,7 @@ def _from_signature(end: RunEnd, hit: Hit) -> Verdict:
         permanent=found.permanent,
         hint=found.hint.format(**hit.words),
         reason=f"{found.says.format(**hit.words)} ({_how(end)})",
+        offer_tokens=int(hit.words["offer"]) if hit.words.get("offer", "").isdecimal() else None,
     )
 
 

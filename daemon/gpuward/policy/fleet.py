@@ -13,6 +13,7 @@ from gpuward.config.fleet import Pool
 from gpuward.policy.admission import obstacle, release_obstacle, starting_neighbour
 from gpuward.policy.holders import NOBODY, Holders, orphans
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.ladder import effective
 from gpuward.policy.levels import Level, levels
 from gpuward.policy.life import (
     DeadlinePassed,
@@ -23,6 +24,7 @@ from gpuward.policy.life import (
     HaltAsked,
     Note,
     Phase,
+    RestartAsked,
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
@@ -54,8 +56,8 @@ class FleetState:
     levels: Mapping[str, Level] = field(default_factory=dict)
 
     def pool_of(self, worker: Worker) -> Pool:
-        """Return the pool that a worker belongs to."""
-        return self.pools[worker.pool]
+        """Return the pool that a worker belongs to, as it is to be started: with the steps of its ladder."""
+        return effective(self.pools[worker.pool], worker.steps)
 
     def members(self, pool: str) -> tuple[Worker, ...]:
         """Return the workers of a pool, by index."""
@@ -89,6 +91,18 @@ def observe(state: FleetState, snapshot: Snapshot, now_s: float, holders: Holder
     known = levels(state.levels, snapshot)
     state, effects = settle(replace(state, snapshot=snapshot, levels=known, holders=holders), now_s)
     return state, (*effects, *orphans(state.workers, snapshot, holders))
+
+
+def reset(state: FleetState, names: Iterable[str], now_s: float) -> Outcome:
+    """Undo the ladders of these workers; one that is wanted up starts again as its pool says."""
+    events: list[tuple[str, Event]] = []
+    for name in names:
+        worker = state.workers[name]
+        if worker.steps:
+            state = with_worker(state, replace(worker, steps=()))
+            if worker.goal is Goal.UP:
+                events.append((name, RestartAsked(f"{len(worker.steps)} steps of its ladder undone by command")))
+    return step(state, events, now_s)
 
 
 def with_worker(state: FleetState, worker: Worker) -> FleetState:
@@ -186,7 +200,7 @@ def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, t
     missing = obstacle(state, worker, now_s)
     if missing:
         return replace(worker, reason=missing), ()
-    return begin_run(worker, state.pool_of(worker), now_s)
+    return begin_run(worker, state.pools[worker.pool], now_s)
 
 
 def next_deadline_s(state: FleetState, now_s: float) -> float | None:

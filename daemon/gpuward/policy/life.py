@@ -52,6 +52,15 @@ Next: TypeAlias = Literal["stop", "start", "fail", "halt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LadderStep:
+    """One setting that was lowered after a run ran out of GPU memory; ``enforce-eager`` goes from 0 to 1."""
+
+    key: Literal["gpu-memory-utilization", "max-num-seqs", "max-num-batched-tokens", "enforce-eager", "max-model-len"]
+    before: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """Everything that is known and must survive of one worker; times are monotonic seconds.
 
@@ -59,7 +68,7 @@ class Worker:
     ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
     ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known.
     ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
-    ``avoid``: GPUs that it is to leave.
+    ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     """
 
@@ -87,6 +96,7 @@ class Worker:
     waits: tuple[float, ...] = ()
     faults: tuple[float, ...] = ()
     avoid: tuple[str, ...] = ()
+    steps: tuple[LadderStep, ...] = ()
     then: Next | None = None
     killed: bool = False
     halted: bool = False
@@ -166,8 +176,8 @@ class StartRefused:
 class RunEnded:
     """The run's tree is gone, to the last process. ``permanent``: starting again cannot help.
 
-    ``hint``: what would, empty where nobody knows. ``ended_s`` is the monotonic time of the end where the keeper
-    recorded it; the news may be much younger.
+    ``hint``: what would, empty where nobody knows; ``offer_tokens``: the longest context that would fit. ``ended_s``
+    is the monotonic time of the end where the keeper recorded it; the news may be much younger.
     """
 
     run: int
@@ -175,6 +185,7 @@ class RunEnded:
     permanent: bool
     reason: str
     hint: str = ""
+    offer_tokens: int | None = None
     jitter: float = 0.0
     ended_s: float | None = None
 

@@ -16,7 +16,7 @@ from gpuward.policy.worker import enter
 
 def moved(fleet: FleetView, worker: Worker, now_s: float) -> Worker:
     """Return the worker with other GPUs in the place of those that it is to leave, or failed where there are none."""
-    pool = fleet.pools[worker.pool]
+    pool = fleet.pool_of(worker)
     leaves = ", ".join(_named(fleet, uuid) for uuid in worker.avoid)
     why_not = _bound(pool)
     uuids = () if why_not else _free(fleet, worker, pool)

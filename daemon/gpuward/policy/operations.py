@@ -12,7 +12,7 @@ from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
 
-Verb = Literal["start", "stop", "restart", "apply", "scale", "reload"]
+Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", "roll"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final, Literal, TypeAlias
 
 from gpuward.config.fleet import Pool, Treatment
+from gpuward.policy.ladder import next_step, said
 from gpuward.policy.life import RunEnded, Worker
 from gpuward.policy.restart import GiveUp, Restart, after_failure, restart_delay_s
 
@@ -33,7 +34,16 @@ def answer_to(pool: Pool, ended: RunEnded) -> Answer:
 
 
 def after_end(worker: Worker, pool: Pool, ended: RunEnded, now_s: float) -> tuple[Worker, Restart | GiveUp]:
-    """Return the worker with what it remembers of its ends, and when it starts again, if it does."""
+    """Return the worker with what it remembers of its ends, and when it starts again, if it does.
+
+    ``pool``: as the run was started, with the steps of its ladder.
+    """
+    step = next_step(pool, ended)
+    if step is not None:
+        verdict = _restarts(worker, pool, ended, now_s)
+        if isinstance(verdict, Restart):
+            verdict = replace(verdict, reason=f"comes back smaller: {said(step)}; {verdict.reason}")
+        return replace(worker, steps=(*worker.steps, step)), verdict
     match answer_to(pool, ended):
         case "fail":
             return worker, GiveUp(failures=worker.failures, reason=_way_out(worker, pool, ended))

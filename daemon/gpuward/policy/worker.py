@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpuward.config.fleet import Pool
+from gpuward.policy.ladder import said
 from gpuward.policy.life import (
     BecameReady,
     Condemned,
@@ -25,6 +26,7 @@ from gpuward.policy.life import (
     Kill,
     KillKeeper,
     Next,
+    Note,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -201,6 +203,7 @@ def _run_ended(worker: Worker, event: RunEnded, pool: Pool, now_s: float) -> Ste
 def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
     if pool.restart.mode == "never" and not event.permanent:
         return _rest(ended, Phase.STOPPED, f"{event.reason}; restart mode is never", now_s)
+    steps_before = len(ended.steps)
     ended, verdict = after_end(ended, pool, event, now_s)
     reason = f"{event.reason}; {verdict.reason}"
     if isinstance(verdict, GiveUp):
@@ -212,7 +215,9 @@ def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> St
         restarts=ended.restarts + 1,
         not_before_s=verdict.not_before_s,
     )
-    return enter(again, Phase.RELEASING, reason, now_s), (TakeSample(),)
+    taken = ended.steps[steps_before:]
+    notes = tuple(Note(ended.name, "worker-adapted", f"run {ended.run + 1} has {said(step)}") for step in taken)
+    return enter(again, Phase.RELEASING, reason, now_s), (TakeSample(), *notes)
 
 
 def _rest(worker: Worker, phase: Phase, reason: str, now_s: float) -> Step:
