@@ -89,6 +89,8 @@ class Daemon:
         serving = asyncio.create_task(server.serve(parts.commands.dispatch))
         try:
             await self._begin(server.path)
+            if parts.supervisor.state.halting:  # asked to stop before the workers that ran were known
+                parts.supervisor.command(policy.halt)
             await self._until_done(serving, failed)
         finally:
             serving.cancel()

@@ -168,6 +168,7 @@ class DaemonUnderTest:
         """End everything; AssertionError where an orderly stop leaves a process."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        self._hang_up()
         left = self.left()
         for pid in left:
             os.kill(pid, signal.SIGKILL)

@@ -34,6 +34,7 @@ class LiveRun:
         self._keeper_fd = -1
         self._main_fd = -1
         self._started_fd = -1
+        self._terminating = False
         self._loop = asyncio.get_running_loop()
 
     def follow(self, spawned: Spawned) -> None:
@@ -70,7 +71,11 @@ class LiveRun:
         return tree(self.keeper.pid) if self.keeper and same(self.keeper) else ()
 
     def terminate(self) -> None:
-        """SIGTERM to the main process, and SIGCONT: a stopped process would not see it (s6 does the same)."""
+        """SIGTERM to the main process, and SIGCONT: a stopped process would not see it (s6 does the same).
+
+        A main process that does not exist yet gets it as soon as it does.
+        """
+        self._terminating = True
         self._signal_main(signal.SIGTERM)
         self._signal_main(signal.SIGCONT)
 
@@ -115,7 +120,10 @@ class LiveRun:
         os.close(self._started_fd)
         self._started_fd = -1
         self._look_for_main()
-        self._on_started()
+        if self._terminating:
+            self.terminate()
+        else:
+            self._on_started()
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._keeper_fd)
