@@ -161,7 +161,8 @@ class Supervisor:
         self.state = replace(self.state, pools=dict(pools), workers=dict(workers))
         for worker in workers.values():
             if worker.alive:
-                self._runner.adopt(worker, self.state.pool_of(worker))
+                with around("adopt"):
+                    self._runner.adopt(worker, self.state.pool_of(worker))
 
     def _worker(self, name: str) -> Worker | None:
         return self.state.workers.get(name)

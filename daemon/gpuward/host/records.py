@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from gpuward.config.fleet import Fleet
+from gpuward.host.boundary import boundary
 from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LastExit, Worker
 
@@ -242,6 +243,7 @@ def write_whole(path: Path, content: bytes, *, durable: bool) -> None:
         file.flush()
         if durable:
             os.fsync(file.fileno())
+    boundary("before rename")
     temporary.rename(path)
     if durable:
         directory = os.open(path.parent, os.O_RDONLY)

@@ -1,0 +1,142 @@
+"""Run directories: what a daemon finds of an earlier one's runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.waiting import eventually
+
+from gpuward.config.fleet import Pool
+from gpuward.host.processes import tree
+from gpuward.host.runs import Runs, RunSpec, Spawned
+from gpuward.policy.reload import definition
+
+pytestmark = pytest.mark.e2e
+
+POOL = Pool(name="m", engine="command", command=("/bin/sleep", "100"), env={"A": "ä"})
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runs = Runs(root / "runs")
+        self.runs.prepare()
+        self.spawned: list[Spawned] = []
+
+    def start(self, worker: str = "m/0", run: int = 1, *argv: str) -> Spawned:
+        spec = RunSpec(
+            worker=worker,
+            run=run,
+            argv=argv or ("/bin/sleep", "100"),
+            environment={},
+            working_directory="/",
+            leases=(),
+            share=False,
+            log=self.root / "log",
+            log_max_bytes=1 << 20,
+            gpu_uuids=("GPU-1", "GPU-2"),
+            port=20000,
+            marker=f"GPUWARD_TEST={self.root}",
+            pool=POOL,
+        )
+        self.spawned.append(self.runs.start(spec))
+        return self.spawned[-1]
+
+    def started(self, worker: str = "m/0", run: int = 1) -> int:
+        return eventually(lambda: self.runs.main_identity(worker, run), within_s=10).pid
+
+    def close(self) -> None:
+        for spawned in self.spawned:
+            for pid in tree(spawned.keeper_pid):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(spawned.keeper_pid, 0)
+            os.close(spawned.started_fd)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_a_living_run_is_found_with_everything_that_taking_it_over_needs(bench: Bench) -> None:
+    bench.start()
+    bench.started()
+
+    (found,) = Runs(bench.runs.root).found()
+
+    assert (found.worker, found.run, found.kept, found.pool) == ("m/0", 1, True, POOL)
+    assert (found.gpu_uuids, found.port, found.definition) == (("GPU-1", "GPU-2"), 20000, definition(POOL))
+    assert found.started_s is not None
+
+
+def test_a_run_that_is_over_is_found_as_such_with_its_number(bench: Bench) -> None:
+    spawned = bench.start("m/0", 7, "/bin/true")
+    os.waitid(os.P_PID, spawned.keeper_pid, os.WEXITED | os.WNOWAIT)
+
+    (found,) = bench.runs.found()
+
+    assert (found.run, found.kept) == (7, False)
+    ending = bench.runs.ending("m/0", 7)
+    assert ending is not None
+    assert ending.at_s is not None
+
+
+def test_a_run_of_an_earlier_boot_is_none(bench: Bench) -> None:
+    spawned = bench.start("m/0", 1, "/bin/true")
+    os.waitid(os.P_PID, spawned.keeper_pid, os.WEXITED | os.WNOWAIT)
+    spec = spawned.directory / "spec"
+    spec.write_text(spec.read_text().replace("boot_id ", "boot_id x"))
+
+    assert bench.runs.found() == []
+
+
+def test_a_run_directory_with_garbage_in_it_is_still_a_living_run(bench: Bench) -> None:
+    spawned = bench.start()
+    bench.started()
+    (spawned.directory / "pool").write_bytes(b"\xff{")
+
+    (found,) = bench.runs.found()
+
+    assert (found.kept, found.pool, found.definition) == (True, None, "")
+
+
+def test_the_environment_of_a_run_is_for_its_user_only(bench: Bench) -> None:
+    directory = bench.start().directory
+    bench.started()
+
+    assert directory.stat().st_mode & 0o077 == 0
+
+
+def test_a_keeper_whose_directory_is_deleted_ends_its_tree_and_tells_the_end(bench: Bench) -> None:
+    spawned = bench.start()
+    main = bench.started()
+
+    shutil.rmtree(spawned.directory)
+    in_place = bench.runs.in_place("m/0", 1)
+    os.kill(main, signal.SIGTERM)
+    os.waitid(os.P_PID, spawned.keeper_pid, os.WEXITED | os.WNOWAIT)
+
+    ending = bench.runs.ending("m/0", 1)
+    assert not in_place
+    assert ending is not None
+    assert ending.signal == signal.SIGTERM
+
+
+def test_without_room_for_a_compiled_keeper_its_source_serves(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "keeper.pyc").mkdir(parents=True)
+
+    bench = Bench(tmp_path)
+    bench.start("m/0", 1, "/bin/true")
+    os.waitid(os.P_PID, bench.spawned[0].keeper_pid, os.WEXITED | os.WNOWAIT)
+    ending = bench.runs.ending("m/0", 1)
+    bench.close()
+
+    assert ending is not None
+    assert ending.code == 0
