@@ -15,6 +15,7 @@ from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets, read_fleet_file
 from gpuward.gpu_care import GpuCare
+from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
@@ -129,6 +130,18 @@ class Daemon:
         if not self._takeover.settled:
             self._takeover.settle()
 
+    async def _catch_up(self) -> None:
+        """Learn from the kernel's log which errors of the GPUs nobody heard."""
+        if self._parts.equipment.xids is None:
+            return
+        try:
+            logged = await asyncio.to_thread(logged_xids)
+        except OSError as error:
+            reason = f"cannot read the kernel's log ({error.strerror}): XIDs from before this start are not known"
+            self._parts.supervisor.journal.note("kernel-log", reason)
+        else:
+            self._parts.care.catch_up(logged)
+
     async def _begin(self, socket: str) -> None:
         """Resume what was applied, or apply the file of the start."""
         journal = self._parts.supervisor.journal
@@ -140,6 +153,7 @@ class Daemon:
                 await self._first_sample.wait()
         except TimeoutError:
             journal.note("inventory", "no GPU sample yet; goes on without", level="warning")
+        await self._catch_up()
         self._takeover.begin()
         self._tell_set_aside()
         if self._parts.fleets.stored is None:

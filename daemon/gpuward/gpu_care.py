@@ -7,11 +7,12 @@ loop's thread. It decides nothing itself, and never touches a GPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
 from gpuward.config.host import HostSettings
+from gpuward.host.kernel_log import LoggedXid
 from gpuward.host.processes import boot_id
 from gpuward.host.records import VERSION, Records, StoredGpus
 from gpuward.policy import health as policy
@@ -26,7 +27,6 @@ from gpuward.supervisor import Supervisor
 
 _NEXT: Final[Mapping[Literal["drain", "restart"], Literal["stop", "start"]]] = {"drain": "stop", "restart": "start"}
 _INFORMS: Final = frozenset({"memory-breach-over", "gpu-pressure-over"})
-_VERBS: Final = {"cordon": policy.cordoned, "uncordon": policy.uncordoned, "clear": policy.cleared}
 
 
 class GpuCare:
@@ -55,13 +55,30 @@ class GpuCare:
         gpu = self._snapshot.gpu(seen.uuid)
         self._take(policy.xid_seen(self.health, seen, self._settings.xid, gpu, boot_id()))
 
+    def catch_up(self, logged: Iterable[LoggedXid]) -> None:
+        """Take in what the kernel's log has: errors from before this daemon listened."""
+        snapshot = self._snapshot
+        missed = [
+            XidSeen(uuid=gpu.uuid, code=one.code, at=one.at)
+            for one in logged
+            for gpu in snapshot.gpus
+            if one.is_of(gpu.pci_bus_id)
+        ]
+        self._take(policy.xids_missed(self.health, missed, self._settings.xid, snapshot, boot_id()))
+
     def xid_on(self, gpu: Gpu, code: int) -> None:
         """Take an error in that is simulated."""
         self.xid(XidSeen(uuid=gpu.uuid, code=code, at=time.time()))
 
     def command(self, verb: Literal["cordon", "uncordon", "clear"], gpu: Gpu, reason: str) -> None:
         """Do what the operator says about a GPU. Raises NotPossible, and OSError where it cannot be kept."""
-        outcome = _VERBS[verb](self.health, gpu, reason)
+        match verb:
+            case "cordon":
+                outcome = policy.cordoned(self.health, gpu, reason)
+            case "uncordon":
+                outcome = policy.uncordoned(self.health, gpu, reason)
+            case "clear":
+                outcome = policy.cleared(self.health, gpu, reason, time.time())
         self._save(outcome[0])
         self._take(outcome)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gpuward.host.gpus import GpuProvider, NvmlGpus
-from gpuward.policy.inventory import Vitals
+from gpuward.policy.inventory import UNKNOWN_VITALS, Vitals
 from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
 from gpuward.sim.gpus import SimulatedGpus
 
@@ -45,6 +46,34 @@ def nvml_host(_: Path) -> Host:
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
     make: Host = request.param(tmp_path)
     return make
+
+
+@dataclass
+class Faulty:
+    """A provider of two GPUs on which this process has 1 GiB each, and ways to break one."""
+
+    provider: GpuProvider
+    lose: Callable[[int], None]
+    heat: Callable[[int, int], None]
+
+
+@pytest.fixture(params=["simulated", "nvml"])
+def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> Faulty:
+    if request.param == "simulated":
+        simulated = SimulatedGpus("2xH100-80GB", tmp_path)
+        (tmp_path / str(os.getpid())).write_text(f"0 {GIB}\n1 {GIB}\n")
+        return Faulty(simulated, simulated.lose, simulated.heat)
+    gpus = [DriverGpu(f"GPU-{index}", f"00000000:{0x1B + index:02x}:00.0") for index in range(2)]
+    for gpu in gpus:
+        gpu.compute = [(os.getpid(), GIB)]
+
+    def lose(index: int) -> None:
+        gpus[index].error = 15
+
+    def heat(index: int, degrees_c: int) -> None:
+        gpus[index].temperature_c, gpus[index].throttles = degrees_c, 0x40 if degrees_c >= 90 else 0
+
+    return Faulty(NvmlGpus(binding_to(FakeDriver(*gpus))), lose, heat)
 
 
 def test_gpus_come_in_pci_order_numbered_by_rank(host: Host) -> None:
@@ -116,3 +145,25 @@ def test_a_quiet_gpu_tells_its_vitals_and_asks_for_nothing(host: Host) -> None:
     )
     assert 50 < (gpu.vitals.power_w or 0) < 200
     assert gpu.settling is False
+
+
+def test_a_lost_gpu_keeps_its_place_and_size_and_tells_nothing_else(faulty: Faulty) -> None:
+    before = faulty.provider.snapshot().gpus
+
+    faulty.lose(0)
+    lost, other = faulty.provider.snapshot().gpus
+
+    assert (lost.index, lost.uuid, lost.total_bytes) == (0, before[0].uuid, before[0].total_bytes)
+    assert (lost.health, lost.used_bytes, lost.free_bytes, lost.processes) == ("lost", None, None, ())
+    assert lost.vitals == UNKNOWN_VITALS
+    assert "fallen off the bus" in lost.reason
+    assert (other.health, other.used_bytes) == ("ok", before[1].used_bytes)
+
+
+def test_a_hot_gpu_says_what_holds_its_clocks_and_is_in_order_otherwise(faulty: Faulty) -> None:
+    faulty.heat(1, 95)
+
+    cool, hot = faulty.provider.snapshot().gpus
+
+    assert (hot.vitals.temperature_c, hot.vitals.throttled_by) == (95, ("hardware thermal slowdown",))
+    assert (hot.health, cool.vitals.temperature_c) == ("ok", 33)

@@ -133,19 +133,19 @@ def test_clear_is_for_quarantines_and_uncordon_for_cordons() -> None:
     quarantined, _ = after_xids(48)
     cordoned, _ = policy.cordoned(Health(), a_gpu(0), "burns in")
 
-    assert policy.cleared(quarantined, a_gpu(0), "board swapped")[0].quarantines == {}
+    assert policy.cleared(quarantined, a_gpu(0), "board swapped", NOW)[0].quarantines == {}
     assert policy.uncordoned(cordoned, a_gpu(0), "done")[0].cordons == {}
     with pytest.raises(NotPossible, match="not cordoned"):
         policy.uncordoned(quarantined, a_gpu(0), "done")
     with pytest.raises(NotPossible, match="not quarantined"):
-        policy.cleared(cordoned, a_gpu(0), "done")
+        policy.cleared(cordoned, a_gpu(0), "done", NOW)
 
 
 def test_a_gpu_that_is_still_lost_cannot_be_cleared() -> None:
     health, _ = after_xids(79)
 
     with pytest.raises(NotPossible, match="cannot clear GPU 0 yet: lost: fell off"):
-        policy.cleared(health, replace(a_gpu(0), health="lost", reason="fell off"), "hope")
+        policy.cleared(health, replace(a_gpu(0), health="lost", reason="fell off"), "hope", NOW)
 
 
 def test_what_is_out_of_service_survives_as_json() -> None:
@@ -234,3 +234,32 @@ def test_an_excluded_or_taken_gpu_is_no_spare() -> None:
 
     assert spared(state, {"GPU-0": state.closed["GPU-0"]}, (2,), 2.0) == (state, ())
     assert spared(state, {"GPU-0": state.closed["GPU-0"]}, (), 2.0)[0].workers["a/0"].device_uuids == ("GPU-2",)
+
+
+def missed(health: Health, *errors: tuple[int, float]) -> tuple[Health, list[str]]:
+    """Health after the kernel's log was read: codes on GPU 0, at these wall times."""
+    seen = [XidSeen(uuid="GPU-0", code=code, at=at) for code, at in errors]
+    health, notes = policy.xids_missed(health, seen, NO_OVERRIDES, a_snapshot(1), BOOT)
+    return health, [note.kind for note in notes]
+
+
+def test_an_error_that_nobody_heard_takes_the_gpu_out_when_the_log_is_read() -> None:
+    health, kinds = missed(Health(), (31, NOW - 9), (79, NOW - 8), (45, NOW - 7), (79, NOW - 6))
+
+    assert (health.quarantines["GPU-0"].xid, health.quarantines["GPU-0"].since) == (79, NOW - 8)
+    assert kinds == ["gpu-quarantined"]
+    assert missed(health, (79, NOW - 8)) == (health, [])
+
+
+def test_what_was_cleared_is_not_found_again_in_the_log_but_what_came_after_is() -> None:
+    health, _ = after_xids(48)
+    health, _ = policy.cleared(health, a_gpu(0), "board swapped", NOW + 100)
+
+    assert missed(health, (48, NOW)) == (health, [])
+    assert missed(health, (48, NOW), (95, NOW + 101))[0].quarantines["GPU-0"].xid == 95
+
+
+def test_errors_since_a_reboot_count_though_it_ended_an_older_quarantine() -> None:
+    health, _ = policy.looked(after_xids(79)[0], a_snapshot(1), NOW + 500, "boot-2")
+
+    assert missed(health, (48, NOW + 400))[0].quarantines["GPU-0"].xid == 48

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -230,3 +231,55 @@ def test_workers_are_told_the_claims_directory_and_the_gpus(tmp_path: Path) -> N
     described = json.loads(environment["GPUWARD_SIM_GPUS"])
     assert [(gpu["index"], gpu["uuid"]) for gpu in described] == [(card.index, card.uuid) for card in gpus.cards]
     assert described[0]["total_bytes"] == 46068 * MIB
+
+
+def test_foreign_memory_is_held_by_the_simulating_process_and_given_back(tmp_path: Path) -> None:
+    gpus = SimulatedGpus("2xH100-80GB", tmp_path)
+
+    gpus.hold(1, 3 * GIB)
+    held = gpus.snapshot().gpus[1]
+    gpus.hold(1, 0)
+
+    assert [(process.pid, process.used_bytes) for process in held.processes] == [(os.getpid(), 3 * GIB)]
+    assert gpus.snapshot().gpus[1].processes == ()
+
+
+def test_a_leak_grows_the_largest_process_up_to_what_is_free(tmp_path: Path) -> None:
+    gpus = SimulatedGpus("1xH100-80GB", tmp_path)
+    write_claim(str(tmp_path), {"0": GIB})
+
+    gpus.leak(0, 10**9 * GIB)
+    gpus.snapshot()
+    gpu = gpus.snapshot().gpus[0]
+
+    assert gpu.free_bytes == 0
+    assert gpu.processes[0].used_bytes == gpu.used_bytes == (gpu.total_bytes or 0) - (gpu.reserved_bytes or 0)
+
+
+def test_a_driver_made_to_hang_answers_when_the_fault_is_cleared(tmp_path: Path) -> None:
+    gpus = SimulatedGpus("1xH100-80GB", tmp_path)
+    gpus.hang(30.0)
+    clearing = threading.Timer(0.1, gpus.clear)
+    began_s = time.monotonic()
+
+    clearing.start()
+    snapshot = gpus.snapshot()
+
+    assert 0.05 < time.monotonic() - began_s < 10.0
+    assert snapshot.state == "ok"
+    clearing.join()
+
+
+def test_cleared_faults_leave_the_gpus_as_they_were(tmp_path: Path) -> None:
+    gpus = SimulatedGpus("2xH100-80GB", tmp_path)
+    before = gpus.snapshot().gpus
+    gpus.lose(0)
+    gpus.heat(1, 99)
+    gpus.hold(1, GIB)
+    gpus.leak(1, GIB)
+    broken = gpus.snapshot().gpus
+
+    gpus.clear()
+
+    assert (broken[0].health, broken[1].vitals.temperature_c) == ("lost", 99)
+    assert gpus.snapshot().gpus == before

@@ -5,7 +5,7 @@ What runs on such a GPU goes on, unless its pool asks for spares (`spare`). Noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -46,11 +46,15 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """GPUs out of service, by UUID. ``recent``: when a code that is bad only in series was seen: ``UUID/CODE``."""
+    """GPUs out of service, by UUID. ``recent``: when a code that is bad only in series was seen: ``UUID/CODE``.
+
+    ``cleared``: when a quarantine was ended by command last, wall time.
+    """
 
     cordons: Mapping[str, str] = field(default_factory=dict)
     quarantines: Mapping[str, Quarantine] = field(default_factory=dict)
     recent: Mapping[str, float] = field(default_factory=dict)
+    cleared: Mapping[str, float] = field(default_factory=dict)
 
     def closed(self, snapshot: Snapshot) -> dict[str, str]:
         """Return a sentence for each GPU that takes no new worker."""
@@ -101,6 +105,22 @@ def xid_seen(health: Health, seen: XidSeen, settings: XidSettings, gpu: Gpu | No
     return _quarantined(health, seen.uuid, quarantine, f"{reason}: {where} takes no new worker")
 
 
+def xids_missed(
+    health: Health, missed: Iterable[XidSeen], settings: XidSettings, snapshot: Snapshot, boot_id: str
+) -> Outcome:
+    """Take in what the kernel's log has of this boot, most of which was heard when it came.
+
+    Only what takes a GPU out of service counts, and only once: not what its quarantine was ended for since.
+    """
+    notes: list[Note] = []
+    for seen in missed:
+        heard = seen.uuid in health.quarantines or seen.at <= health.cleared.get(seen.uuid, 0.0)
+        if not heard and xid_of(seen.code, settings).kind in {"quarantine", "host"}:
+            health, news = xid_seen(health, seen, settings, snapshot.gpu(seen.uuid), boot_id)
+            notes += news
+    return health, tuple(notes)
+
+
 def looked(health: Health, snapshot: Snapshot, at: float, boot_id: str) -> Outcome:
     """Take a sample in: quarantine what is not in order, end the quarantine of what a reboot has mended."""
     notes: list[Note] = []
@@ -113,7 +133,7 @@ def looked(health: Health, snapshot: Snapshot, at: float, boot_id: str) -> Outco
             health, news = _quarantined(health, gpu.uuid, quarantine, sentence)
             notes += news
         elif not trouble and gpu.health == "ok" and known is not None and known.boot_id != boot_id:
-            health = replace(health, quarantines=_without(health.quarantines, gpu.uuid))
+            health = _ended(health, gpu.uuid)
             reason = f"GPU {gpu.index} is in order after a reboot; it was quarantined for {known.reason}"
             notes.append(Note(kind="gpu-cleared", uuid=gpu.uuid, reason=reason, warns=False))
     return health, tuple(notes)
@@ -146,17 +166,22 @@ def uncordoned(health: Health, gpu: Gpu, reason: str) -> Outcome:
     return replace(health, cordons=_without(health.cordons, gpu.uuid)), (note,)
 
 
-def cleared(health: Health, gpu: Gpu, reason: str) -> Outcome:
+def cleared(health: Health, gpu: Gpu, reason: str, at: float) -> Outcome:
     """End a quarantine by command. Raises NotPossible where there is none, or what it is for goes on."""
     quarantine = health.quarantines.get(gpu.uuid)
     if quarantine is None:
         raise NotPossible(f"cannot clear GPU {gpu.index}: it is not quarantined")
     if trouble := trouble_of(gpu):
         raise NotPossible(f"cannot clear GPU {gpu.index} yet: {trouble}")
-    recent = {key: at for key, at in health.recent.items() if key.rpartition("/")[0] != gpu.uuid}
     sentence = f"GPU {gpu.index}: {reason}; it was quarantined for {quarantine.reason}"
     note = Note(kind="gpu-cleared", uuid=gpu.uuid, reason=sentence, warns=False)
-    return replace(health, quarantines=_without(health.quarantines, gpu.uuid), recent=recent), (note,)
+    return replace(_ended(health, gpu.uuid), cleared={**health.cleared, gpu.uuid: at}), (note,)
+
+
+def _ended(health: Health, uuid: str) -> Health:
+    """The health without this quarantine; series begin anew."""
+    recent = {key: seen_at for key, seen_at in health.recent.items() if key.rpartition("/")[0] != uuid}
+    return replace(health, quarantines=_without(health.quarantines, uuid), recent=recent)
 
 
 def _quarantined(health: Health, uuid: str, quarantine: Quarantine, sentence: str) -> Outcome:
