@@ -94,7 +94,13 @@ class Supervisor:
         self._traces = Traces()
         self._equipment = equipment
         self._journal = journal
-        reports = Reports(submit=self.submit, ended=self._run_ended, worker=self._worker, port_blocks=self._port_blocks)
+        reports = Reports(
+            submit=self.submit,
+            ended=self._run_ended,
+            worker=self._worker,
+            pool=self._pool,
+            port_blocks=self._port_blocks,
+        )
         self._runner = Runner(equipment, reports)
         self._inbox: list[tuple[str, Event]] = []
         self._wake = asyncio.Event()
@@ -166,6 +172,10 @@ class Supervisor:
 
     def _worker(self, name: str) -> Worker | None:
         return self.state.workers.get(name)
+
+    def _pool(self, name: str) -> Pool | None:
+        worker = self.state.workers.get(name)
+        return self.state.pools[worker.pool] if worker is not None else None
 
     def _port_blocks(self) -> dict[str, int]:
         workers = self.state.workers.values()

@@ -16,6 +16,7 @@ from gpuward.policy.life import (
     Effect,
     Event,
     Goal,
+    Hung,
     LastExit,
     Phase,
     ProbeMissed,
@@ -171,6 +172,12 @@ class FleetMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.running)))
         run = self.running[name][0]
         self.tell(name, BecameReady(run) if ready else ProbeMissed(run, "refuses connections"))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def a_run_hangs(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        self.tell(name, Hung(self.running[name][0], "no token came"))
 
     @rule(workers=st.integers(0, 2), model=st.sampled_from(["m", "n"]), swapped=st.booleans())
     def a_fleet_is_applied(self, workers: int, model: str, swapped: bool) -> None:

@@ -13,6 +13,7 @@ from gpuward.policy.life import (
     Event,
     Goal,
     HaltAsked,
+    Hung,
     Kill,
     KillKeeper,
     LastExit,
@@ -176,6 +177,19 @@ def test_a_refused_start_waits_for_the_condition_and_is_no_failure() -> None:
     assert blocked.not_before_s == 11.0
 
 
+def test_a_hung_run_is_killed_whole_at_once_and_its_end_is_a_failure() -> None:
+    dying, effects = step(a_worker(), Hung(3, "no token within 10 s"), POOL, 10.0)
+    ended, _ = step(dying, an_end(), POOL, 11.0)
+
+    assert (dying.phase, dying.reason, effects) == (Phase.STOPPING, "hangs: no token within 10 s", (Kill("decode/0"),))
+    assert (ended.phase, ended.failures) == (Phase.RELEASING, (11.0,))
+
+
+def test_only_a_ready_run_hangs() -> None:
+    for phase in set(Phase) - {Phase.READY}:
+        assert step(a_worker(phase=phase), Hung(3, "r"), POOL, 10.0)[1] == ()
+
+
 EVENTS: tuple[Event, ...] = (
     StartAsked(),
     StopAsked(),
@@ -183,6 +197,7 @@ EVENTS: tuple[Event, ...] = (
     HaltAsked(),
     BecameReady(3),
     ProbeMissed(3, "r"),
+    Hung(3, "r"),
     StartRefused(3, "r"),
     an_end(),
     DeadlinePassed(),

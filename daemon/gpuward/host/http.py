@@ -1,4 +1,4 @@
-"""One HTTP/1.1 GET with a limit on everything: time, headers, body. For probes on this host; no TLS, no redirects.
+"""One HTTP/1.1 request with a limit on everything: time, headers, body. For probes on this host; no TLS, no redirects.
 
 Not http.client: it would block the loop, and with its imports costs the daemon several MiB.
 """
@@ -31,17 +31,28 @@ class Answer:
 
 
 async def get(target: Address, timeout_s: float) -> Answer:
-    """Return the answer to one GET on a connection of its own.
+    """Return the answer to one GET on a connection of its own; raises as `post` does."""
+    return await _ask("GET", target, "", b"", timeout_s)
+
+
+async def post(target: Address, document: bytes, timeout_s: float) -> Answer:
+    """Return the answer to one POST of a JSON document on a connection of its own.
 
     Raises OSError where there is no connection, TimeoutError after ``timeout_s`` in all, BadAnswer.
     """
+    framing = f"Content-Type: application/json\r\nContent-Length: {len(document)}\r\n"
+    return await _ask("POST", target, framing, document, timeout_s)
+
+
+async def _ask(method: str, target: Address, framing: str, body: bytes, timeout_s: float) -> Answer:
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(target.host, target.port, limit=HEADER_BYTES_MAX)
         try:
             host = f"[{target.host}]" if ":" in target.host else target.host
             writer.write(
-                f"GET {target.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nUser-Agent: gpuward\r\n"
-                "Accept: */*\r\nConnection: close\r\n\r\n".encode()
+                f"{method} {target.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nUser-Agent: gpuward\r\n"
+                f"{framing}Accept: */*\r\nConnection: close\r\n\r\n".encode()
+                + body
             )
             return await _answer(reader, str(writer.get_extra_info("peername")[0]))
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:

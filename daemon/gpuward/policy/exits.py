@@ -45,6 +45,7 @@ class RunEnd:
     ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host. ``commanded``: somebody
     asked for this end. ``phase``: the last one that was proved. ``keeper_lost``: the keeper wrote no end record, so
     code and signal are not known. ``start_timed_out``: it was stopped because it was not ready in time.
+    ``hung``: it was killed because it made no progress; what was seen.
     """
 
     code: int | None
@@ -54,6 +55,7 @@ class RunEnd:
     phase: Literal["starting", "ready"] = "starting"
     keeper_lost: bool = False
     start_timed_out: bool = False
+    hung: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,9 @@ def classify(end: RunEnd, lines: Iterable[str]) -> Verdict:
         return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
     findings = Findings(SIGNATURES)
     findings.read(lines)
+    if end.hung:
+        hint = "restarts by itself; if it comes back, see the log before it and the GPU's health"
+        return Verdict(cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung)
     running = end.phase == "ready" or findings.engine_ran
     hit = findings.first(running=running)
     if hit is not None and (hit.signature in GPU_SIGNATURES or not _killed_for_memory(end, findings)):

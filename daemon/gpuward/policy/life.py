@@ -47,7 +47,7 @@ class LastExit:
     evidence: tuple[str, ...] = ()
 
 
-Next: TypeAlias = Literal["stop", "start", "fail", "halt"]
+Next: TypeAlias = Literal["stop", "start", "fail", "hang", "halt"]
 """What follows once the run that is being stopped has ended."""
 
 
@@ -153,6 +153,14 @@ class BecameReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Hung:
+    """A ready run makes no progress any more; ``reason`` tells what was seen."""
+
+    run: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeMissed:
     """Not ready yet; ``reason`` names what is missing."""
 
@@ -202,6 +210,7 @@ Event: TypeAlias = (
     | Condemned
     | HaltAsked
     | BecameReady
+    | Hung
     | ProbeMissed
     | StartRefused
     | RunEnded

@@ -23,6 +23,7 @@ from gpuward.policy.life import (
     Event,
     Goal,
     HaltAsked,
+    Hung,
     Kill,
     KillKeeper,
     Next,
@@ -104,6 +105,8 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
             return _wind_down(halted, "halt", "the daemon stops", now_s)
         case BecameReady(run=run):
             return _became_ready(worker, run, now_s)
+        case Hung(run=run, reason=reason):
+            return _hung(worker, run, reason, now_s)
         case ProbeMissed(run=run, reason=reason):
             current = worker.phase is Phase.STARTING and worker.run == run
             return (replace(worker, reason=reason) if current else worker), ()
@@ -174,6 +177,14 @@ def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
         return worker, ()
     took_s = now_s - worker.since_s
     return enter(replace(worker, ready_since_s=now_s), Phase.READY, f"ready after {took_s:.1f} s", now_s), ()
+
+
+def _hung(worker: Worker, run: int, reason: str, now_s: float) -> Step:
+    """Kill the whole tree at once: what does not work does not end in order either."""
+    if worker.phase is not Phase.READY or worker.run != run:
+        return worker, ()
+    dying = replace(worker, then="hang", killed=True)
+    return enter(dying, Phase.STOPPING, f"hangs: {reason}", now_s, now_s + KILL_WAIT_S), (Kill(worker.name),)
 
 
 def _start_refused(worker: Worker, event: StartRefused, now_s: float) -> Step:

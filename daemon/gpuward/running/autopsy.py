@@ -33,6 +33,7 @@ class DeadRun:
     commanded: bool
     start_timed_out: bool
     log: Path | None = None
+    hung: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ def examine(runs: Runs, dead: DeadRun) -> Findings:
         phase=dead.phase,
         keeper_lost=lost,
         start_timed_out=dead.start_timed_out,
+        hung=dead.hung,
     )
     verdict = classify(end, iter_lines(dead.log) if dead.log is not None else ())
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=survivors)

@@ -24,6 +24,7 @@ from gpuward.policy.life import (
     BecameReady,
     Event,
     Goal,
+    Hung,
     Phase,
     ProbeMissed,
     StartRefused,
@@ -32,6 +33,7 @@ from gpuward.policy.life import (
 from gpuward.policy.ports import PortsExhausted, assign
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
+from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
 
 ANNOUNCED_WITHIN_S = 10.0
@@ -56,6 +58,7 @@ class Reports:
     submit: Callable[[str, Event], None]
     ended: Callable[[Findings], None]
     worker: Callable[[str], Worker | None]
+    pool: Callable[[str], Pool | None]
     port_blocks: Callable[[], Mapping[str, int]]
 
 
@@ -242,6 +245,8 @@ class Runner:
             (handle.live.kill if now.killed else handle.live.terminate)()
         elif now.phase is Phase.STARTING:
             self._started(worker.name, worker.run)
+        elif handle.readiness is not None:
+            handle.probing = self._task(self._watch(worker.name, worker.run, handle.readiness))
 
     async def _after_no_keeper(self, worker: Worker) -> None:
         """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
@@ -276,6 +281,13 @@ class Runner:
             missed=lambda reason: self._reports.submit(name, ProbeMissed(run, reason)),
         )
         self._reports.submit(name, BecameReady(run))
+        await self._watch(name, run, readiness)
+
+    async def _watch(self, name: str, run: int, readiness: Readiness) -> None:
+        """Tell when a ready run hangs, where it can be asked at all."""
+        if readiness.url is not None:
+            reason = await until_hung(readiness, lambda: self._reports.pool(name))
+            self._reports.submit(name, Hung(run, reason))
 
     def _stop_probing(self, handle: Handle) -> None:
         if handle.probing is not None:
@@ -305,6 +317,7 @@ class Runner:
             phase="starting" if worker.ready_since_s is None else "ready",
             commanded=worker.goal is Goal.DOWN or worker.then in {"stop", "start", "halt"},
             start_timed_out=worker.then == "fail",
+            hung=worker.reason.split("; ")[0] if worker.then == "hang" else "",
             log=self._equipment.log_path(worker.name, worker.run),
         )
 
