@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from gpuward.config.fleet import Pool
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
+from gpuward.host.found_runs import found_runs
 from gpuward.host.processes import boot_id
 from gpuward.policy.life import Phase
 from gpuward.policy.resume import resumed, take_over
@@ -38,7 +39,7 @@ class Takeover:
             name: resumed(record.worker, same_boot=record.boot_id == this_boot, now_s=now_s)
             for name, record in records.load_workers().items()
         }
-        found = self._equipment.runs.found()
+        found = found_runs(self._equipment.runs)
         taken = take_over(pools, recorded, found, records.wanted_down(), now_s)
         self._started_as = {run.worker: run.pool for run in found if run.pool is not None}
         self._supervisor.adopt(taken.pools, taken.workers)

@@ -12,9 +12,9 @@ import pytest
 from tests.waiting import eventually
 
 from gpuward.config.fleet import Pool
+from gpuward.host.found_runs import found_runs
 from gpuward.host.processes import tree
 from gpuward.host.runs import Runs, RunSpec, Spawned
-from gpuward.policy.reload import definition
 
 pytestmark = pytest.mark.e2e
 
@@ -43,6 +43,7 @@ class Bench:
             port=20000,
             marker=f"GPUWARD_TEST={self.root}",
             pool=POOL,
+            definition="abc",
         )
         self.spawned.append(self.runs.start(spec))
         return self.spawned[-1]
@@ -69,10 +70,10 @@ def test_a_living_run_is_found_with_everything_that_taking_it_over_needs(bench: 
     bench.start()
     bench.started()
 
-    (found,) = Runs(bench.runs.root).found()
+    (found,) = found_runs(Runs(bench.runs.root))
 
     assert (found.worker, found.run, found.kept, found.pool) == ("m/0", 1, True, POOL)
-    assert (found.gpu_uuids, found.port, found.definition) == (("GPU-1", "GPU-2"), 20000, definition(POOL))
+    assert (found.gpu_uuids, found.port, found.definition) == (("GPU-1", "GPU-2"), 20000, "abc")
     assert found.started_s is not None
 
 
@@ -80,7 +81,7 @@ def test_a_run_that_is_over_is_found_as_such_with_its_number(bench: Bench) -> No
     spawned = bench.start("m/0", 7, "/bin/true")
     os.waitid(os.P_PID, spawned.keeper_pid, os.WEXITED | os.WNOWAIT)
 
-    (found,) = bench.runs.found()
+    (found,) = found_runs(bench.runs)
 
     assert (found.run, found.kept) == (7, False)
     ending = bench.runs.ending("m/0", 7)
@@ -94,7 +95,7 @@ def test_a_run_of_an_earlier_boot_is_none(bench: Bench) -> None:
     spec = spawned.directory / "spec"
     spec.write_text(spec.read_text().replace("boot_id ", "boot_id x"))
 
-    assert bench.runs.found() == []
+    assert found_runs(bench.runs) == []
 
 
 def test_a_run_directory_with_garbage_in_it_is_still_a_living_run(bench: Bench) -> None:
@@ -102,9 +103,9 @@ def test_a_run_directory_with_garbage_in_it_is_still_a_living_run(bench: Bench) 
     bench.started()
     (spawned.directory / "pool").write_bytes(b"\xff{")
 
-    (found,) = bench.runs.found()
+    (found,) = found_runs(bench.runs)
 
-    assert (found.kept, found.pool, found.definition) == (True, None, "")
+    assert (found.kept, found.pool, found.definition) == (True, None, "abc")
 
 
 def test_the_environment_of_a_run_is_for_its_user_only(bench: Bench) -> None:

@@ -24,8 +24,6 @@ from gpuward.config.fleet import Pool
 from gpuward.host import keeper
 from gpuward.host.boundary import around
 from gpuward.host.processes import Identity, boot_id
-from gpuward.policy.reload import definition
-from gpuward.policy.resume import FoundRun
 
 OOM_SCORE_ADJ = 200
 """Workers are to be killed before the daemon and the rest of the host (proc(5), oom_score_adj)."""
@@ -39,7 +37,8 @@ class StillRunning(Exception):
 class RunSpec:
     """What a keeper needs to know. ``leases`` are paths; ``share`` takes them shared.
 
-    ``pool`` is what the run was started from, for the daemon that takes it over; the keeper does not read it.
+    ``pool`` is what the run was started from, ``definition`` the digest of what the fleet said of it (`reload`): for
+    the daemon that takes the run over, the keeper does not read them.
     """
 
     worker: str
@@ -55,6 +54,7 @@ class RunSpec:
     port: int | None
     marker: str
     pool: Pool | None = None
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,45 +132,9 @@ class Runs:
             return True
         return False
 
-    def found(self) -> list[FoundRun]:
-        """The newest run of every worker that has a directory; of directories of an earlier boot none."""
-        newest: dict[str, int] = {}
-        for path in self.root.glob("*/*/*/spec"):
-            pool, index, run = path.parts[-4:-1]
-            if index.isdecimal() and run.isdecimal():
-                worker = f"{pool}/{index}"
-                newest[worker] = max(newest.get(worker, 0), int(run))
-        runs = (self._found(worker, run) for worker, run in sorted(newest.items()))
-        return [run for run in runs if run is not None]
-
     def in_place(self, worker: str, run: int) -> bool:
         """Whether the directory of a run is still there (a cleaner may have taken it)."""
         return (self.directory(worker, run) / "spec").exists()
-
-    def _found(self, worker: str, run: int) -> FoundRun | None:
-        spec = self.spec(worker, run)
-        kept = self.is_kept(worker)
-        if not kept and spec.get("boot_id") != [boot_id()]:
-            return None
-        port = spec.get("port", [""])[0]
-        started = _pairs(self.directory(worker, run) / "started")
-        pool = self._pool(worker, run)
-        return FoundRun(
-            worker=worker,
-            run=run,
-            kept=kept,
-            pool=pool,
-            definition=definition(pool) if pool is not None else "",
-            gpu_uuids=tuple(spec.get("gpu", [])),
-            port=int(port) if port.isdecimal() else None,
-            started_s=_number(started.get("monotonic", [""])[0]),
-        )
-
-    def _pool(self, worker: str, run: int) -> Pool | None:
-        try:
-            return msgspec.json.decode((self.directory(worker, run) / "pool").read_bytes(), type=Pool)
-        except (OSError, msgspec.DecodeError):
-            return None
 
     def keeper_identity(self, worker: str, run: int) -> Identity | None:
         """Identity of the keeper as it announced itself; None where it has not."""
@@ -182,7 +146,7 @@ class Runs:
 
     def spec(self, worker: str, run: int) -> dict[str, list[str]]:
         """The spec as written; empty where it cannot be read."""
-        return _pairs(self.directory(worker, run) / "spec")
+        return pairs_of(self.directory(worker, run) / "spec")
 
     def ending(self, worker: str, run: int) -> Ending | None:
         """The end record; None where the keeper wrote none."""
@@ -245,6 +209,7 @@ class Runs:
             ("oom_score_adj", OOM_SCORE_ADJ),
             ("marker", spec.marker),
             ("port", spec.port or ""),
+            ("definition", spec.definition),
             *(("lease", path) for path in spec.leases),
             *(("gpu", uuid) for uuid in spec.gpu_uuids),
         ]
@@ -280,19 +245,12 @@ def _entries(values: Iterable[str]) -> bytes:
     return b"".join(os.fsencode(value) + b"\0" for value in values)
 
 
-def _pairs(path: Path) -> dict[str, list[str]]:
+def pairs_of(path: Path) -> dict[str, list[str]]:
     """The pairs of a file; none where it cannot be read."""
     try:
         return keeper.read_pairs(str(path))
     except (OSError, ValueError):
         return {}
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _identity(path: Path) -> Identity | None:

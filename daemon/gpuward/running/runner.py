@@ -195,6 +195,7 @@ class Runner:
             port=plan.port,
             marker=marker,
             pool=pool,
+            definition=worker.definition,
         )
 
     def _prune_logs(self, worker: Worker) -> None:

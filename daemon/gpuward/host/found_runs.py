@@ -1,0 +1,55 @@
+"""The runs that an earlier daemon left, as their directories and their keepers' locks tell them. Reads only."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gpuward.config.fleet import Pool
+from gpuward.host.processes import boot_id
+from gpuward.host.runs import Runs, pairs_of
+from gpuward.policy.resume import FoundRun
+
+
+def found_runs(runs: Runs) -> list[FoundRun]:
+    """The newest run of every worker that has a directory; of directories of an earlier boot none."""
+    newest: dict[str, int] = {}
+    for path in runs.root.glob("*/*/*/spec"):
+        pool, index, run = path.parts[-4:-1]
+        if index.isdecimal() and run.isdecimal():
+            worker = f"{pool}/{index}"
+            newest[worker] = max(newest.get(worker, 0), int(run))
+    found = (_found(runs, worker, run) for worker, run in sorted(newest.items()))
+    return [one for one in found if one is not None]
+
+
+def _found(runs: Runs, worker: str, run: int) -> FoundRun | None:
+    spec = runs.spec(worker, run)
+    kept = runs.is_kept(worker)
+    if not kept and spec.get("boot_id") != [boot_id()]:
+        return None
+    port = spec.get("port", [""])[0]
+    started = pairs_of(runs.directory(worker, run) / "started")
+    return FoundRun(
+        worker=worker,
+        run=run,
+        kept=kept,
+        pool=_pool(runs, worker, run),
+        definition=spec.get("definition", [""])[0],
+        gpu_uuids=tuple(spec.get("gpu", [])),
+        port=int(port) if port.isdecimal() else None,
+        started_s=_number(started.get("monotonic", [""])[0]),
+    )
+
+
+def _pool(runs: Runs, worker: str, run: int) -> Pool | None:
+    try:
+        return msgspec.json.decode((runs.directory(worker, run) / "pool").read_bytes(), type=Pool)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
