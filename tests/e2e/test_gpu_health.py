@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
@@ -49,6 +50,9 @@ def test_a_worker_beyond_its_claim_is_warned_about_and_left_alone(daemon: Daemon
     assert "holds 60.0 GiB on GPU 0: more than its claim of 39.8 GiB" in warned["warnings"][0]
     assert "memory-breach" in kinds(daemon)
     assert (warned["pid"], warned["phase"]) == (before["pid"], "ready")
+    held = gpu(daemon, 0)
+    assert held["unattributed_bytes"] == 0
+    assert [(one["pid"], one["kind"], one["worker"]) for one in held["holders"]] == [(before["pid"], "worker", "m/0")]
     holds(daemon, before["pid"], 39)
     daemon.until("m/0", lambda worker: not any("claim" in one for one in worker["warnings"]))
     assert "memory-breach-over" in kinds(daemon)
@@ -85,8 +89,8 @@ def test_a_pool_that_says_drain_stays_down_with_the_reason_until_started(daemon:
 SPARE = HOLDER.format(on_breach="warn") + "spare = {spare}\n"
 
 
-def gpu(daemon: DaemonUnderTest, index: int) -> dict[str, object]:
-    found: dict[str, object] = daemon.call("status")["gpus"][index]
+def gpu(daemon: DaemonUnderTest, index: int) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.call("status")["gpus"][index]
     return found
 
 
@@ -100,7 +104,7 @@ def test_an_xid_of_the_gpu_moves_a_worker_that_has_a_spare(daemon: DaemonUnderTe
     assert told.returncode == 0
     assert moved["gpus"] == [1]
     assert (gpu(daemon, 0)["health"], gpu(daemon, 1)["health"]) == ("quarantined", "ok")
-    assert "XID 48 (double-bit ECC error)" in str(gpu(daemon, 0)["reason"])
+    assert "XID 48 (double-bit ECC error)" in gpu(daemon, 0)["reason"]
     assert "gpu-quarantined" in kinds(daemon)
 
 
@@ -196,6 +200,8 @@ def test_foreign_memory_is_pressure_and_never_an_action(daemon: DaemonUnderTest)
     eventually(lambda: bool(gpu(daemon, 0)["warnings"]), within_s=5)
 
     shown = daemon.ctl("gpus", "-o", "wide")
+    assert daemon.process is not None
+    assert [(one["pid"], one["kind"]) for one in gpu(daemon, 0)["holders"]] == [(daemon.process.pid, "foreign")]
     assert "although its workers claim only 39.8 GiB" in shown.stdout
     assert "33C" in shown.stdout
     daemon.ctl("sim", "clear")
@@ -213,7 +219,7 @@ def test_a_leak_is_told_as_growth_and_heat_as_what_holds_the_clocks(daemon: Daem
     warned = daemon.until("m/0", lambda worker: bool(worker["warnings"]))
 
     assert "has grown by" in warned["warnings"][0]
-    assert gpu(daemon, 0)["vitals"]["throttled_by"] == ["hardware thermal slowdown"]  # type: ignore[index]
+    assert gpu(daemon, 0)["vitals"]["throttled_by"] == ["hardware thermal slowdown"]
 
 
 def test_a_fault_needs_a_simulated_host() -> None:

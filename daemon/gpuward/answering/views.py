@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
 from typing import Any
 
 from gpuward import __version__
+from gpuward.answering.gpu_views import gpu_document
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.fleets import Fleets, Proposal
 from gpuward.gpu_care import GpuCare
@@ -121,39 +121,7 @@ class Views:
 
     def gpu(self, gpu: Gpu) -> Document:
         """One GPU."""
-        state = self._supervisor.state
-        holders = [worker for worker in state.workers.values() if gpu.uuid in _held(worker)]
-        owners = self._supervisor.attribution.owners
-        return {
-            "index": gpu.index,
-            "uuid": gpu.uuid,
-            "name": gpu.name,
-            "memory_total_bytes": gpu.total_bytes,
-            "memory_used_bytes": gpu.used_bytes,
-            "memory_free_bytes": gpu.free_bytes,
-            "claimed_bytes": sum(claim_bytes(state.pool_of(worker), gpu) or 0 for worker in holders),
-            "health": self._health(gpu),
-            "reason": state.closed.get(gpu.uuid, gpu.reason),
-            "warnings": list(self._care.watch.of_gpu(gpu.uuid)),
-            "vitals": asdict(gpu.vitals),
-            "settling": gpu.settling,
-            "workers": [worker.name for worker in holders],
-            "foreign": [
-                {"pid": process.pid, "name": process.name, "used_bytes": process.used_bytes}
-                for process in gpu.processes
-                if process.pid not in owners
-            ],
-            "stale": state.snapshot.state != "ok",
-        }
-
-    def _health(self, gpu: Gpu) -> str:
-        """Out of service by somebody's word, else what the GPU itself tells."""
-        if gpu.health == "lost":
-            return gpu.health
-        health = self._care.health
-        if gpu.uuid in health.quarantines:
-            return "quarantined"
-        return "cordoned" if gpu.uuid in health.cordons else gpu.health
+        return gpu_document(self._supervisor.state, self._care, gpu)
 
     def why(self, worker: Worker, runs: list[RunRecord]) -> Document:
         """What a worker is doing, why, since when, what follows; and its ended runs, newest first."""
@@ -224,13 +192,6 @@ def operation_document(operation: Operation) -> Document:
             for target in operation.targets
         ],
     }
-
-
-def _held(worker: Worker) -> tuple[str, ...]:
-    """GPUs that a worker has now or is going to have."""
-    if worker.alive:
-        return worker.run_uuids
-    return worker.device_uuids if worker.goal is Goal.UP and worker.phase is not Phase.FAILED else ()
 
 
 def _last_exit(exit_: LastExit) -> Document:

@@ -82,6 +82,16 @@ class Foreign(TypedDict):
     used_bytes: int | None
 
 
+class Holder(TypedDict):
+    """A process on a GPU; ``orphan``: of a run that has ended or that nobody watches."""
+
+    pid: int
+    name: str
+    used_bytes: int | None
+    kind: Literal["worker", "orphan", "foreign"]
+    worker: str | None
+
+
 class Vitals(TypedDict):
     """How a GPU does; None where the driver does not tell."""
 
@@ -112,6 +122,8 @@ class Gpu(TypedDict):
     warnings: NotRequired[list[str]]
     vitals: NotRequired[Vitals]
     settling: NotRequired[bool]
+    holders: NotRequired[list[Holder]]
+    unattributed_bytes: NotRequired[int | None]
     workers: list[str]
     foreign: list[Foreign]
     stale: bool

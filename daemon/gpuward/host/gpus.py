@@ -204,32 +204,34 @@ class NvmlGpus:
             if unidentified
             else "the driver does not list it any more; the host needs a reboot"
         )
-        lost = [
-            replace(
-                gpu,
-                reserved_bytes=None,
-                used_bytes=None,
-                free_bytes=None,
-                processes=(),
-                health="lost",
-                reason=why,
-                vitals=UNKNOWN_VITALS,
-                settling=False,
-            )
-            for gpu in gone
-        ]
-        return lost + [
-            Gpu(
-                index=-1,
-                uuid=f"unidentified-{look.nvml_index}",
-                name="unidentified GPU",
-                pci_bus_id="",
-                total_bytes=None,
-                health=_health(look.trouble),
-                reason=look.trouble.reason,
-            )
-            for look in unidentified[len(gone) :]
-        ]
+        return [_lost(gpu, why) for gpu in gone] + [_unknown(look) for look in unidentified[len(gone) :]]
+
+
+def _lost(gpu: Gpu, why: str) -> Gpu:
+    """A GPU that was here once: its identity and size stay."""
+    return replace(
+        gpu,
+        reserved_bytes=None,
+        used_bytes=None,
+        free_bytes=None,
+        processes=(),
+        health="lost",
+        reason=why,
+        vitals=UNKNOWN_VITALS,
+        settling=False,
+    )
+
+
+def _unknown(look: _Unidentified) -> Gpu:
+    return Gpu(
+        index=-1,
+        uuid=f"unidentified-{look.nvml_index}",
+        name="unidentified GPU",
+        pci_bus_id="",
+        total_bytes=None,
+        health=_health(look.trouble),
+        reason=look.trouble.reason,
+    )
 
 
 def _answering(identity: GpuIdentity, look: _Look, processes: tuple[GpuProcess, ...]) -> Gpu:

@@ -48,7 +48,7 @@ def _free(fleet: FleetView, worker: Worker, pool: Pool) -> tuple[str, ...]:
         gpu.uuid
         for gpu in fleet.snapshot.gpus
         if gpu.uuid not in taken
-        and not {gpu.uuid, gpu.index} & {*worker.avoid, *fleet.terms.excluded}
+        and not {gpu.uuid, gpu.index} & {*worker.avoid, *fleet.terms.excluded, *fleet.closed}
         and gpu.health == "ok"
         and (had is None or _kind(gpu) == _kind(had))
         and not room_missing(pool, fleet.snapshot, (gpu.uuid,), margin_bytes)
