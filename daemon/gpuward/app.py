@@ -25,6 +25,7 @@ from gpuward.engines.launch import HostContext
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
+from gpuward.host.cgroups import Host, find_cgroups
 from gpuward.host.daemon_log import open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.notify import Notify
@@ -233,6 +234,7 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
         leases=places.leases,
         logs=places.logs,
         instance=records.instance(),
+        cgroups=find_cgroups(Host.this(), records.instance()),
     )
     journal = Journal(records.next_epoch(), outward.log, outward.publish)
     terms = Terms(
@@ -241,7 +243,7 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
         excluded=settings.inventory.exclude,
     )
     supervisor = Supervisor(equipment, journal, FleetState(snapshot=sampler.latest, terms=terms))
-    fleets = Fleets(supervisor, records, settings, options.fleet)
+    fleets = Fleets(supervisor, equipment, options.fleet)
     care = GpuCare(supervisor, records, settings)
     views = Views(supervisor, fleets, care, time.monotonic())
     gpus = GpuCommands(equipment, care, views, source.simulation)

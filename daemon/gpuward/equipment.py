@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuward.config.host import HostSettings
 from gpuward.engines.launch import HostContext
+from gpuward.host.cgroups import Cgroups
 from gpuward.host.records import Records
 from gpuward.host.runs import Runs
 
@@ -32,6 +33,7 @@ class Equipment:
     leases: Path
     logs: Path
     instance: str
+    cgroups: Cgroups = field(default_factory=Cgroups)
     tick_s: float = 5.0
 
     def log_path(self, worker: str, run: int) -> Path:

@@ -15,12 +15,12 @@ from pathlib import Path
 from msgspec import structs
 
 from gpuward.config.errors import ConfigError
-from gpuward.config.fleet import Fleet, Pool
-from gpuward.config.host import HostSettings
+from gpuward.config.fleet import Fleet, Pool, Remark
 from gpuward.engines.build import http_port
+from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
 from gpuward.host.ports import listening
-from gpuward.host.records import VERSION, Records, StoredFleet
+from gpuward.host.records import VERSION, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Applied, Ports, apply
 from gpuward.policy.fleet import step
@@ -70,15 +70,14 @@ def read_fleet_file(path: Path) -> FleetText:
 class Fleets:
     """The applied fleet of one daemon. ``start_file`` is the file that the daemon was started with."""
 
-    def __init__(
-        self, supervisor: Supervisor, records: Records, settings: HostSettings, start_file: Path | None
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, equipment: Equipment, start_file: Path | None) -> None:
         self.start_file = start_file
         self.stored: StoredFleet | None = None
         self.drift_reason: str | None = None
         self._supervisor = supervisor
-        self._records = records
-        self._settings = settings
+        self._records = equipment.records
+        self._settings = equipment.settings
+        self._no_cgroups = equipment.cgroups.refusal
 
     @property
     def revision(self) -> int:
@@ -129,6 +128,7 @@ class Fleets:
         self._supervisor.journal.note(
             "fleet-applied", f"revision {stored.revision} of {stored.source}: {summary(changes)}"
         )
+        self._tell_unenforced(fleet)
         self._supervisor.command(lambda state, now_s: apply(state, Applied(fleet, plan, changes, ports), now_s))
         self.look_for_drift()
         return stored.revision
@@ -158,6 +158,8 @@ class Fleets:
     def resume(self) -> None:
         """Go on with the fleet that was applied last, if there is one; the file of the start is only compared."""
         self.stored = self._records.load_fleet()
+        if self.stored is not None:
+            self._tell_unenforced(self.stored.fleet)
         self.look_for_drift()
 
     def settle(self) -> bool:
@@ -233,7 +235,7 @@ class Fleets:
             claims_per_gpu=self._settings.limits.claims_per_gpu,
             current={name: uuids for name, uuids in devices.items() if uuids},
         )
-        plan = replace(plan, warnings=(*fleet.warnings, *plan.warnings))
+        plan = replace(plan, warnings=(*fleet.warnings, *self._unenforced(fleet), *plan.warnings))
         trouble = problems(fleet.pools, self._settings.ports)
         return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
 
@@ -241,6 +243,22 @@ class Fleets:
         """GPUs that take no new worker; who has one keeps its place there, and is held back by `policy.admission`."""
         had = {uuid for uuids in devices.values() for uuid in uuids}
         return {uuid: why for uuid, why in self._supervisor.state.closed.items() if uuid not in had}
+
+    def _unenforced(self, fleet: Fleet) -> tuple[Remark, ...]:
+        """Limits of host memory that this host does not let us keep."""
+        limited = [pool for pool in fleet.pools if pool.memory_max is not None] if self._no_cgroups else []
+        return tuple(
+            Remark(
+                code="memory-max-not-enforced",
+                pool=pool.name,
+                message=f"pool '{pool.name}': memory-max = {pool.memory_max} is not enforced: {self._no_cgroups}",
+            )
+            for pool in limited
+        )
+
+    def _tell_unenforced(self, fleet: Fleet) -> None:
+        for remark in self._unenforced(fleet):
+            self._supervisor.journal.note(remark.code, remark.message, level="warning")
 
     def _ports(self, fleet: Fleet) -> dict[str, Ports]:
         """Ports of each worker; those that have a block keep it."""

@@ -382,3 +382,32 @@ def test_keys_that_a_command_does_not_use_are_kept_visible() -> None:
     fleet = decode('[pool.p]\nengine = "command"\ncommand = ["x"]\ngpus-per-worker = 0\nmodel = "m"')
 
     assert [warning.code for warning in fleet.warnings] == ["key-without-effect"]
+
+
+@pytest.mark.parametrize(
+    ("written", "size_bytes"),
+    [
+        ("42949672960", 42949672960),
+        ('"40GiB"', 40 * 1024**3),
+        ('"40 Gi"', 40 * 1024**3),
+        ('"40GB"', 40 * 1000**3),
+        ('"1.5TiB"', 1536 * 1024**3),
+        ('"67108864"', 64 * 1024**2),
+    ],
+)
+def test_memory_max_is_bytes_however_it_is_written(written: str, size_bytes: int) -> None:
+    assert decode(a_pool(f"memory-max = {written}")).pool("decode").memory_max == size_bytes
+
+
+@pytest.mark.parametrize("written", ['"40G"', '"40"', '"lots"', '""', "40", "true", "4.5e9", '"1MiB"', "-1"])
+def test_a_memory_max_that_is_none_is_refused_with_the_value(written: str) -> None:
+    problem = only(refused(a_pool(f"memory-max = {written}")))
+
+    assert (problem.code, problem.pool) == ("bad-value", "decode")
+    assert "memory-max = " in problem.message
+
+
+def test_memory_max_may_be_a_default_of_all_pools() -> None:
+    fleet = decode('[defaults]\nmemory-max = "40GiB"\n' + a_pool(""))
+
+    assert fleet.pool("decode").memory_max == 40 * 1024**3

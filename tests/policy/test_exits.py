@@ -293,6 +293,22 @@ def test_a_killed_worker_is_host_oom_if_the_kernel_killed_and_crash_if_not() -> 
     assert "signal 9" in classify(killed, ()).reason
 
 
+def test_the_count_of_the_host_is_a_suspicion_and_that_of_the_runs_own_cgroup_a_proof() -> None:
+    killed = RunEnd(code=None, signal=9, phase="ready", oom_kills=1)
+
+    assert "suspected" in classify(killed, ()).reason
+    proven = classify(replace(killed, oom_proven=True), ())
+    assert proven.cause is Cause.HOST_OOM
+    assert proven.reason.startswith("the kernel killed it for want of host memory: 1 oom_kill in its own cgroup")
+
+
+def test_a_proven_kill_explains_an_end_that_looks_like_another() -> None:
+    end = replace(STARTING, oom_kills=1, oom_proven=True)
+
+    assert verdict_on("ValueError: a child is gone", end=end).cause is Cause.HOST_OOM
+    assert verdict_on("ValueError: mine", end=replace(end, oom_kills=0)).cause is Cause.CRASH
+
+
 def test_a_kill_somewhere_else_on_the_host_explains_nothing() -> None:
     assert verdict_on("ValueError: mine", end=replace(STARTING, oom_kills=3)).cause is Cause.CRASH
 

@@ -1,34 +1,18 @@
-"""The shipped unit, users and directories under a real systemd: who survives what, and who may do what.
-
-Needs root and the wrapper `with-systemd`, which boots a private systemd in namespaces of its own (shared/tools).
-"""
+"""The shipped unit, users and directories under a real systemd: who survives what, and who may do what."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.systemd.private import NEEDS_A_BOOT, run_inside
 
-ROOT = Path(__file__).parents[2]
-WRAPPER = ROOT.parent / "shared/tools/with-systemd"
-NO_BOOT = 125
-
-pytestmark = [
-    pytest.mark.systemd,
-    pytest.mark.root,
-    pytest.mark.e2e,
-    pytest.mark.timeout(180),
-    pytest.mark.skipif(not WRAPPER.exists(), reason="shared/tools/with-systemd is not there"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a private systemd"),
-    pytest.mark.skipif(not shutil.which("systemctl"), reason="systemd is not installed (Debian: systemd dbus)"),
-]
+pytestmark = NEEDS_A_BOOT
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +24,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = folder / "day.json"
         if not record.exists():
-            record.write_text(live_one_day())
+            record.write_text(run_inside("life_under_systemd.py"))
     seen: dict[str, Any] = json.loads(record.read_text())
     print(*seen["journal"]["tail"], sep="\n")
     return seen
-
-
-def live_one_day() -> str:
-    script = Path(__file__).with_name("life_under_systemd.py")
-    environment = {**os.environ, "WS_BIND": str(ROOT), "WS_TIMEOUT": "150"}
-    ended = subprocess.run(
-        [WRAPPER, sys.executable, script],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
-    )  # fmt: skip
-    if ended.returncode == NO_BOOT:
-        pytest.skip(f"no private systemd here: {ended.stderr.strip()}")
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def test_the_unit_becomes_active_and_says_what_it_does(seen) -> None:

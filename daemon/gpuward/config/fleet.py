@@ -77,6 +77,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     ``gpus_per_worker`` is per worker, never the pool's total; ``None`` means as many as the parallel sizes ask for.
     ``gpus`` holds PCI-order indices or UUIDs, ``first_gpu`` an index (the offset of old Dynamo files).
     ``model`` is what the engine gets: a path already made absolute, or a name to be looked up by the engine.
+    ``memory_max`` is of host memory, for each worker's whole process tree, in bytes (files may say "40GiB").
     """
 
     name: str
@@ -98,6 +99,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     extra_args: tuple[str, ...] = ()
     executable: str | None = None
     working_directory: str | None = None
+    memory_max: int | None = None
     start_timeout_s: float = 1800.0
     stop_timeout_s: float = 30.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)

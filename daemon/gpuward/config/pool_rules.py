@@ -14,6 +14,9 @@ from gpuward.config.rules import regular_expression as pattern
 _SECONDS_MAX: Final = 7 * 24 * 3600.0
 """No wait of this daemon is meant to be longer than a week; beyond that a unit was mistaken."""
 
+MEMORY_MAX_LEAST_BYTES: Final = 64 * 1024**2
+"""No engine starts with less; a smaller number was meant in another unit."""
+
 POOL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 POOL_RULES: Final[Mapping[str, Rule]] = {
@@ -32,6 +35,7 @@ POOL_RULES: Final[Mapping[str, Rule]] = {
     "extra_args": arguments,
     "executable": printable_text,
     "working_directory": printable_text,
+    "memory_max": at_least(MEMORY_MAX_LEAST_BYTES),
     "start_timeout_s": above(0, most=_SECONDS_MAX),
     "stop_timeout_s": above(0, most=_SECONDS_MAX),
     "command": arguments,

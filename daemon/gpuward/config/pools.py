@@ -22,7 +22,7 @@ from gpuward.config.pool_rules import (
     pool_problems,
     restart_problems,
 )
-from gpuward.config.rules import Rule
+from gpuward.config.rules import Rule, size_bytes
 
 SIMULATED_MODEL = "simulated-model"
 """What a simulated worker serves where its pool names no model."""
@@ -116,6 +116,7 @@ def _decode_pool(table: PoolTable, found: list[Remark]) -> Pool | None:
 
 
 def _right_keys(table: Table, section: Section, found: list[Remark], *, not_keys: Collection[str]) -> dict[str, object]:
+    table = _in_bytes(table, section, found)
     inner = {key for key in (*_INNER, "env") if isinstance(table.get(key), Mapping)}
     plain = {key: value for key, value in table.items() if key not in inner}
     right = decode_table(plain, Pool, section, POOL_RULES, found, not_keys=not_keys)
@@ -130,6 +131,18 @@ def _right_keys(table: Table, section: Section, found: list[Remark], *, not_keys
         if not wrong:
             right["env"] = env
     return right
+
+
+def _in_bytes(table: Table, section: Section, found: list[Remark]) -> Table:
+    """Return the table with its memory-max as a number; text that is no size is left out and remarked on."""
+    text = table.get("memory-max")
+    if not isinstance(text, str):
+        return table
+    size = size_bytes(text)
+    if size is not None:
+        return {**table, "memory-max": size}
+    found.append(section.bad_value("memory-max", text, 'must be a number of bytes or a size as "40GiB" or "40GB"'))
+    return {key: value for key, value in table.items() if key != "memory-max"}
 
 
 def _located(pool: Pool, section: Section, around: Surroundings) -> tuple[Pool, list[Remark]]:

@@ -37,6 +37,19 @@ def above(limit: float, *, most: float = math.inf) -> Rule:
     return rule
 
 
+def size_bytes(text: str) -> int | None:
+    """Bytes of a size as "40GiB", "512Mi" or "2.5TB"; None where it is none.
+
+    A bare K, M, G or T is none: systemd takes it for a power of 1024, Kubernetes for one of 1000.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?)B?|B)?", text.strip())
+    if found is None or (found[2] and not found[3] and not text.strip().endswith("B")):
+        return None
+    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
+    unit = 1024 if found[3] else 1000
+    return round(float(found[1]) * float(unit**power))
+
+
 def printable_text(value: object) -> str | None:
     """Text that a process can be given: not empty, no NUL."""
     if not isinstance(value, str) or not value.strip():

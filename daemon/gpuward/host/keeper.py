@@ -213,6 +213,12 @@ class Keeper:
         os.set_blocking(output, False)
         return output
 
+    def join_cgroup(self) -> None:
+        """Move this process into the run's own cgroup, where it has one; the keeper itself stays outside its limit."""
+        if self.word("cgroup", ""):
+            with open(self.word("cgroup", "") + "/cgroup.procs", "w") as file:  # noqa: PTH123
+                file.write("0")
+
     def become(self, argv: list[bytes], environ: dict[bytes, bytes], handed_down: tuple[int, int, int]) -> None:
         """Turn the forked child into the worker. Never returns."""
         keeper_pid, output_end, failure_end = handed_down
@@ -223,6 +229,8 @@ class Keeper:
                 os._exit(1)  # the keeper was gone before the line above
             os.setsid()
             self.restore_defaults()
+            doing = "prepare the cgroup of"
+            self.join_cgroup()
             doing = f"enter {self.word('cwd', '/')} for"
             os.chdir(self.word("cwd", "/"))
             null = os.open("/dev/null", os.O_RDONLY)
@@ -309,11 +317,21 @@ class Keeper:
             if poll.poll(50):
                 os.read(self.wakeup, CHUNK_BYTES)
 
+    def oom_kills(self) -> tuple[int, str]:
+        """Kills for want of memory during the run, and of whom: of this run by its cgroup's count, else of the host."""
+        path = self.word("cgroup", "")
+        try:
+            own = read_pairs(f"{path}/memory.events")["oom_kill"][0] if path else ""
+        except (OSError, KeyError):
+            own = ""
+        return (int(own), "run") if own else (oom_kills() - self.oom_kills_before, "host")
+
     def end(self, log: Log | None, error: str = "") -> None:
         """Write how the run ended."""
         status = self.main_status
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else ""
         number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else ""
+        kills, of = self.oom_kills()
         pairs: list[tuple[str, object]] = [
             ("at", f"{time.time():.6f}"),
             ("monotonic", f"{time.monotonic():.6f}"),
@@ -324,7 +342,8 @@ class Keeper:
             ("system_s", f"{self.usage[1]:.3f}"),
             ("max_rss_bytes", self.usage[2]),
             ("descendants_killed", len(self.killed)),
-            ("oom_kills", oom_kills() - self.oom_kills_before),
+            ("oom_kills", kills),
+            ("oom_kills_of", of),
             ("log_lost_bytes", log.lost_bytes if log else 0),
         ]
         os.makedirs(self.directory, 0o700, exist_ok=True)  # noqa: PTH103 - somebody may have deleted it meanwhile
@@ -351,6 +370,11 @@ class Keeper:
         self.kill_rest()
         self.drain(output, log)
         self.end(log)
+        if self.word("cgroup", ""):
+            try:
+                os.rmdir(self.word("cgroup", ""))  # noqa: PTH106
+            except OSError:
+                return  # a scope: systemd removes it after us
 
 
 def main() -> None:

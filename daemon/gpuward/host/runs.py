@@ -23,6 +23,7 @@ import msgspec
 from gpuward.config.fleet import Pool
 from gpuward.host import keeper
 from gpuward.host.boundary import around
+from gpuward.host.cgroups import Seat
 from gpuward.host.processes import Identity, boot_id
 
 OOM_SCORE_ADJ = 200
@@ -39,6 +40,7 @@ class RunSpec:
 
     ``pool`` is what the run was started from, ``definition`` the digest of what the fleet said of it (`reload`): for
     the daemon that takes the run over, the keeper does not read them.
+    ``seat`` is the run's own cgroup, None where it stays in the daemon's.
     """
 
     worker: str
@@ -55,6 +57,7 @@ class RunSpec:
     marker: str
     pool: Pool | None = None
     definition: str = ""
+    seat: Seat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,8 @@ class Spawned:
 class Ending:
     """The end record of a run; ``error`` is set where the worker was never started.
 
-    ``at`` is wall time, ``at_s`` the same instant in monotonic seconds, None where no record tells it.
+    ``at`` is wall time, ``at_s`` the same instant in monotonic seconds, None where no record tells it. ``oom_proven``:
+    the kernel's kills were counted in the run's own cgroup; else they are of the whole host.
     """
 
     at: float
@@ -80,6 +84,7 @@ class Ending:
     error: str
     descendants_killed: int
     oom_kills: int
+    oom_proven: bool
     max_rss_bytes: int
     log_lost_bytes: int
 
@@ -120,7 +125,7 @@ class Runs:
             with around("spec"):
                 self._write(spec, directory)
             with around("spawn"):
-                return self._spawn(directory, lock)
+                return self._spawn(directory, lock, spec.seat.wrapper if spec.seat else ())
         finally:
             os.close(lock)
 
@@ -161,11 +166,22 @@ class Runs:
                 error=word["error"],
                 descendants_killed=int(word["descendants_killed"]),
                 oom_kills=int(word["oom_kills"]),
+                oom_proven=word.get("oom_kills_of") == "run",
                 max_rss_bytes=int(word["max_rss_bytes"]),
                 log_lost_bytes=int(word["log_lost_bytes"]),
             )
         except (OSError, KeyError, ValueError):
             return None
+
+    def stillborn(self, worker: str, run: int) -> str:
+        """Why a keeper never came to be, where what was to become it said so; empty where it did."""
+        directory = self.directory(worker, run)
+        try:
+            said = (directory / "keeper.err").read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        lines = [line for line in said if line.strip()]
+        return f"cannot prepare the keeper: {lines[-1]}" if lines and not (directory / "keeper").exists() else ""
 
     def forget(self, worker: str) -> None:
         """Remove everything of a worker that left the fleet."""
@@ -210,19 +226,21 @@ class Runs:
             ("marker", spec.marker),
             ("port", spec.port or ""),
             ("definition", spec.definition),
+            ("cgroup", spec.seat.path if spec.seat else ""),
             *(("lease", path) for path in spec.leases),
             *(("gpu", uuid) for uuid in spec.gpu_uuids),
         ]
         keeper.write_pairs(str(directory), "spec", pairs)
 
-    def _spawn(self, directory: Path, lock: int) -> Spawned:
+    def _spawn(self, directory: Path, lock: int, wrapper: tuple[str, ...]) -> Spawned:
+        command = [*wrapper, sys.executable, "-I", "-S", str(self._keeper), str(directory)]
         started, started_end = os.pipe()
         errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         null = os.open(os.devnull, os.O_RDONLY)
         try:
             pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", str(self._keeper), str(directory)],
+                command[0],
+                command,
                 {"PATH": os.environ.get("PATH", os.defpath)},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),

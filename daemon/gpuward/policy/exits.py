@@ -42,15 +42,16 @@ NOT_THE_CONFIGURATION: Final = ("[Errno", "cannot pin", "cannot prepare", "the r
 class RunEnd:
     """How a run ended, without its output.
 
-    ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host. ``commanded``: somebody
-    asked for this end. ``phase``: the last one that was proved. ``keeper_lost``: the keeper wrote no end record, so
-    code and signal are not known. ``start_timed_out``: it was stopped because it was not ready in time.
-    ``hung``: it was killed because it made no progress; what was seen.
+    ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host, or of the run's own
+    processes where ``oom_proven``. ``commanded``: somebody asked for this end. ``phase``: the last one that was proved.
+    ``keeper_lost``: the keeper wrote no end record, so code and signal are not known. ``start_timed_out``: it was
+    stopped because it was not ready in time. ``hung``: it was killed because it made no progress; what was seen.
     """
 
     code: int | None
     signal: int | None
     oom_kills: int = 0
+    oom_proven: bool = False
     commanded: bool = False
     phase: Literal["starting", "ready"] = "starting"
     keeper_lost: bool = False
@@ -146,20 +147,27 @@ def _from_signature(end: RunEnd, hit: Hit) -> Verdict:
 def _killed_for_memory(end: RunEnd, findings: Findings) -> bool:
     """Whether the kernel killed a process of this run for want of memory: it killed, and one here died without a word.
 
-    The count is the host's, so it proves nothing alone.
+    The count of the host proves nothing alone; that of the run's own cgroup does.
     """
-    if end.oom_kills <= 0:
-        return False
+    if end.oom_kills <= 0 or end.oom_proven:
+        return end.oom_kills > 0
     shell_saw_sigkill = end.code == SHELL_SIGNAL_BASE + SIGKILL
     return end.signal == SIGKILL or shell_saw_sigkill or bool(findings.silent_death and not findings.exception)
 
 
 def _host_oom(end: RunEnd, findings: Findings) -> Verdict:
+    if end.oom_proven:
+        says = f"the kernel killed it for want of host memory: {end.oom_kills} oom_kill in its own cgroup"
+    else:
+        says = (
+            f"host memory is suspected: the kernel killed {end.oom_kills} processes for want of it during this run, "
+            "on a host that does not tell whose"
+        )
     return Verdict(
         cause=Cause.HOST_OOM,
         evidence=_evidence(findings),
-        hint="give the worker less host memory to use: swap-space, cpu-offload-gb, KV offloading; or raise MemoryMax",
-        reason=f"the kernel killed {end.oom_kills} processes for want of host memory during this run ({_how(end)})",
+        hint="give the worker less host memory to use: swap-space, cpu-offload-gb, KV offloading; or raise memory-max",
+        reason=f"{says} ({_how(end)})",
     )
 
 

@@ -53,7 +53,7 @@ def examine(runs: Runs, dead: DeadRun) -> Findings:
     survivors: tuple[int, ...] = ()
     lost = ending is None
     if ending is None:
-        ending, survivors = _after_a_lost_keeper(dead)
+        ending, survivors = _after_a_lost_keeper(dead, runs.stillborn(dead.worker, dead.run))
     if ending.error:
         refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
         return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
@@ -61,6 +61,7 @@ def examine(runs: Runs, dead: DeadRun) -> Findings:
         code=ending.code,
         signal=ending.signal,
         oom_kills=ending.oom_kills,
+        oom_proven=ending.oom_proven,
         commanded=dead.commanded,
         phase=dead.phase,
         keeper_lost=lost,
@@ -89,12 +90,13 @@ def _made_up(*, error: str = "", killed: int = 0) -> Ending:
         error=error,
         descendants_killed=killed,
         oom_kills=0,
+        oom_proven=False,
         max_rss_bytes=0,
         log_lost_bytes=0,
     )
 
 
-def _after_a_lost_keeper(dead: DeadRun) -> tuple[Ending, tuple[int, ...]]:
+def _after_a_lost_keeper(dead: DeadRun, error: str) -> tuple[Ending, tuple[int, ...]]:
     """Kill what is left until nothing is, or the limit has passed; the end record is ours to make up."""
     killed: set[int] = set()
     until_s = time.monotonic() + SWEEP_LIMIT_S
@@ -103,4 +105,4 @@ def _after_a_lost_keeper(dead: DeadRun) -> tuple[Ending, tuple[int, ...]]:
         if time.monotonic() > until_s:
             break
         time.sleep(0.02)
-    return _made_up(killed=len(killed)), left
+    return _made_up(error=error, killed=len(killed)), left

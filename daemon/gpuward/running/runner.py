@@ -162,8 +162,8 @@ class Runner:
         return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block))
 
     def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> StartRefused | None:
-        spec = self._spec(worker, pool, plan)
         try:
+            spec = self._spec(worker, pool, plan)
             spawned = self._equipment.runs.start(spec)
         except StillRunning as error:
             return StartRefused(worker.run, f"waits for its earlier run to be gone: {error}")
@@ -196,6 +196,7 @@ class Runner:
             marker=marker,
             pool=pool,
             definition=worker.definition,
+            seat=self._equipment.cgroups.seat(worker.name, worker.run, pool.memory_max),
         )
 
     def _prune_logs(self, worker: Worker) -> None:
