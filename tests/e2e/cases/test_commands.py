@@ -119,4 +119,6 @@ def test_the_daemon_answers_at_once_while_workers_cannot_be_started(daemon: Daem
 
     failed = daemon.until("broken/7", lambda worker: worker["phase"] == "failed")
     assert "No such file or directory" in failed["reason"]
-    assert statistics.median(spent_s) < 0.05
+    assert (
+        statistics.median(spent_s) < 0.5
+    )  # 2 to 5 ms on an idle machine; a daemon that waits for spawns needs seconds

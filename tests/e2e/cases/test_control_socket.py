@@ -1,0 +1,169 @@
+"""The control socket of a real daemon: any request is answered, whoever may only read changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+from tests.e2e.cases.scripts import SLEEPS, pools, python
+from tests.e2e.daemon import DaemonUnderTest
+from tests.waiting import eventually
+
+from gpuward.control.client import Client, Refused
+from gpuward.control.protocol import EXIT_BY_ERROR
+
+pytestmark = pytest.mark.e2e
+
+FLEET = pools(w={"command": python(SLEEPS)})
+VALUES: tuple[Any, ...] = (
+    None,
+    "",
+    "w",
+    "w/0",
+    "w/00",
+    "../../../etc/passwd",
+    "a\0b",
+    "\u202e\x1b[31m",
+    "x" * 5000,
+    -1,
+    0,
+    1,
+    2**31,
+    2**53,
+    1.5,
+    1e308,
+    True,
+    [],
+    ["w/0", "w/0"],
+    {},
+    "/",
+    "[pool.x]",
+    "- a\n- b",
+)
+KEYS = ("targets", "all", "worker", "run", "lines", "offset", "max_bytes", "since", "limit", "id", "seen", "pool")
+KEYS = (*KEYS, "workers", "text", "name", "directory", "expected_revision")
+OPS = ("ping", "status", "plan", "diff", "logs", "events", "operation", "why", "start", "stop", "restart", "scale")
+SHAPES: dict[str, tuple[str, ...]] = {
+    "plan": ("text", "name", "directory"),
+    "diff": ("text", "name", "directory"),
+    "logs": ("worker", "run", "lines", "offset", "max_bytes"),
+    "events": ("since", "limit", "worker"),
+    "operation": ("id", "seen"),
+    "why": ("worker",),
+    "start": ("targets", "all"),
+    "stop": ("targets", "all"),
+    "restart": ("targets", "all"),
+    "scale": ("pool", "workers"),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_arguments_are_answered_and_the_daemon_lives_on(daemon: DaemonUnderTest, seed: int) -> None:
+    daemon.start(FLEET)
+    pid = daemon.call("ping")["pid"]
+    chance = random.Random(seed)
+    codes = set()
+
+    for _ in range(400):
+        op = chance.choice(OPS)
+        shape = SHAPES.get(op, ()) if chance.random() < 0.9 else KEYS
+        args = {key: chance.choice(VALUES) for key in shape if chance.random() < 0.9}
+        try:
+            daemon.call(op, args)
+        except Refused as refused:
+            codes.add(refused.code)
+
+    assert codes <= set(EXIT_BY_ERROR)
+    assert daemon.call("ping")["pid"] == pid
+
+
+def test_status_counts_what_the_socket_could_not_serve(daemon: DaemonUnderTest) -> None:
+    daemon.start(FLEET)
+    before = daemon.call("status")["daemon"]["control"]
+
+    with pytest.raises(Refused, match="there is no operation 'dance'"):
+        daemon.call("dance")
+    after = daemon.call("status")["daemon"]["control"]
+
+    assert after["bad_requests"] == before["bad_requests"] + 1
+    assert after["requests"] == before["requests"] + 2
+    assert after["connected"] >= 1
+
+
+def test_ten_thousand_long_frames_do_not_stay_in_the_daemons_memory(daemon: DaemonUnderTest) -> None:
+    daemon.start(FLEET)
+    daemon.all_ready()
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    before_bytes = process.memory_info().rss
+    frame = b"x" * 100_000
+
+    with zmq.Context() as context, context.socket(zmq.DEALER) as flooding:
+        flooding.linger = 0
+        flooding.connect(f"ipc://{daemon.socket}")
+        for _ in range(10_000):
+            flooding.send(frame)
+            while flooding.poll(0):
+                flooding.recv()
+        eventually(lambda: daemon.call("status")["daemon"]["control"]["bad_requests"] >= 10_000, within_s=20)
+
+    grown_bytes = process.memory_info().rss - before_bytes
+    assert grown_bytes < 100 << 20, f"{grown_bytes >> 20} MiB"
+    assert daemon.worker("w/0")["restarts"] == 0
+
+
+def test_who_is_neither_root_nor_in_the_group_may_look_and_nothing_else(daemon: DaemonUnderTest) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    daemon.start(FLEET)
+    daemon.all_ready()
+    daemon.root.chmod(0o755)
+    Path(daemon.socket).chmod(0o666)  # else such a user does not even reach it
+
+    told = _as_user(54_321, daemon.socket)
+
+    assert told["status"] == ["w/0"]
+    assert told["stop"] == ["not-permitted", "cannot stop for user 54321: only members of the group gpuctl may"]
+    assert told["apply"][0] == told["scale"][0] == "not-permitted"
+    assert (daemon.worker("w/0")["phase"], daemon.worker("w/0")["run"]) == ("ready", 1)
+
+
+def _as_user(uid: int, socket: str) -> dict[str, Any]:
+    """Ask as another user, from a child process."""
+    ours, its = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            os.write(its, json.dumps(_told(socket)).encode())
+        finally:
+            os._exit(0)
+    os.close(its)
+    with os.fdopen(ours, "rb") as answer:
+        told: dict[str, Any] = json.loads(answer.read() or b"{}")
+    os.waitpid(child, 0)
+    return told
+
+
+def _told(socket: str) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    with Client(socket, timeout_s=5) as client:
+        told["status"] = [worker["name"] for worker in client.call("status")["workers"]]
+        for op, args in (
+            ("stop", {"all": True}),
+            ("scale", {"pool": "w", "workers": 0}),
+            ("apply", {"text": "", "name": "f.toml", "directory": "/"}),
+        ):
+            try:
+                told[op] = ["done", str(client.call(op, args))]
+            except Refused as refused:
+                told[op] = [refused.code, refused.message]
+    return told
