@@ -32,7 +32,9 @@ def ended(run: int, at: float = 1.0) -> RunEnded:
 
 
 def test_applying_a_fleet_starts_every_worker_that_has_room() -> None:
-    state, effects = applied(FleetState(snapshot=a_snapshot()), [a_pool(workers=3)])
+    pool = a_pool(workers=3, engine="command", command=("x",))
+
+    state, effects = applied(FleetState(snapshot=a_snapshot()), [pool])
 
     assert [effect for effect in effects if isinstance(effect, StartRun)] == [
         StartRun("decode/0", 1),
@@ -68,7 +70,10 @@ def test_a_stale_inventory_starts_no_gpu_worker_and_every_other_one() -> None:
 
 
 def test_dependents_start_when_every_worker_they_wait_for_is_ready() -> None:
-    pools = [a_pool("prefill", workers=2), a_pool("decode", workers=1, depends_on=("prefill",))]
+    pools = [
+        a_pool("prefill", workers=2, engine="command", command=("x",)),
+        a_pool("decode", workers=1, depends_on=("prefill",)),
+    ]
     state, _ = applied(FleetState(snapshot=a_snapshot()), pools)
 
     state, after_one = step(state, [("prefill/0", BecameReady(1))], 1.0)
@@ -105,7 +110,7 @@ def test_stopping_everything_stops_dependents_first() -> None:
 
 
 def test_on_a_shared_gpu_one_worker_starts_at_a_time() -> None:
-    pool = a_pool(workers=3, share=True, gpus=(0,), gpu_memory_utilization=0.3)
+    pool = a_pool(workers=3, share=True, gpus=(0,), gpu_memory_utilization=0.3, engine="command", command=("x",))
     state, effects = applied(FleetState(snapshot=a_snapshot()), [pool])
     assert effects[-1] == StartRun("decode/0", 1)
     assert "one start at a time on a shared GPU" in state.workers["decode/1"].reason

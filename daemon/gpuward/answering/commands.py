@@ -66,8 +66,8 @@ class Commands:
                 return self._plan_or_diff(request.op, args)
             case ask.TargetArgs() as args:
                 return self._targets(request.op, args)
-            case ask.ScaleArgs() as args:
-                return self._scale(args)
+            case ask.ScaleArgs() | ask.RollArgs() as args:
+                return self._scale(args) if isinstance(args, ask.ScaleArgs) else self._roll(args)
             case ask.OperationArgs() as args:
                 return await self._operation(args)
             case ask.LogsArgs() as args:
@@ -192,6 +192,17 @@ class Commands:
         operation = self._supervisor.operations.begin(verb, targets)
         asked = [(worker.name, events[op]()) for worker in workers]
         self._supervisor.command(lambda state, now_s: policy.step(state, asked, now_s))
+        self._supervisor.operations.look(self._supervisor.state)
+        return {"operation": operation.id, "workers": [worker.name for worker in workers]}
+
+    def _roll(self, args: ask.RollArgs) -> Document:
+        """Restart a pool one worker after the other."""
+        workers = [worker for worker in self._resolve(ask.TargetArgs(targets=(args.pool,))) if worker.goal is Goal.UP]
+        if args.pool not in self._supervisor.state.pools or not workers:
+            raise Refusal("refused", f"cannot roll {args.pool!r}: no pool of this name has workers that are wanted up")
+        targets = [_target("restart", worker) for worker in workers]
+        operation = self._supervisor.operations.begin("roll", targets)
+        self._supervisor.command(lambda state, now_s: policy.roll(state, args.pool, now_s))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 

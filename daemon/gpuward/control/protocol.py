@@ -24,6 +24,7 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``reset`` {"targets": [..], "all": bool} -> as restart; undoes what `on-oom = "adapt"` has lowered, ``workers`` are
   those that had something lowered
+- ``roll`` {"pool"} -> as restart; one worker after the other, the first failure ends it
 - ``scale`` {"pool", "workers"} -> as apply
 - ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
   "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason",

@@ -61,6 +61,12 @@ class ScaleArgs(Args, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=0, le=4096)]
 
 
+class RollArgs(Args, frozen=True, kw_only=True):
+    """Restart a pool one worker after the other."""
+
+    pool: Name
+
+
 class OperationArgs(Args, frozen=True, kw_only=True):
     """Wait for news of an operation."""
 
@@ -126,6 +132,7 @@ ARGS: dict[str, type[Args]] = {
     "stop": TargetArgs,
     "restart": TargetArgs,
     "reset": TargetArgs,
+    "roll": RollArgs,
     "scale": ScaleArgs,
     "operation": OperationArgs,
     "logs": LogsArgs,

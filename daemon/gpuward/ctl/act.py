@@ -1,4 +1,4 @@
-"""Commands that act on workers: start, stop, restart, reset."""
+"""Commands that act on workers: start, stop, restart, reset, roll."""
 
 from __future__ import annotations
 
@@ -28,7 +28,21 @@ def act(args: Namespace, client: Client, screen: Screen) -> int:
     """Send the verb, then wait until every worker is where it shall be."""
     if args.all == bool(args.targets):
         raise Usage("name workers or pools, or say --all" if not args.all else "--all goes without names")
-    started: Started = client.call(args.verb, {"targets": args.targets, "all": args.all})
+    return _follow(client.call(args.verb, {"targets": args.targets, "all": args.all}), args, client, screen)
+
+
+def roll_arguments(parser: ArgumentParser) -> None:
+    """Arguments of ``roll``."""
+    parser.add_argument("pool", metavar="POOL", help="the pool")
+    waiting_arguments(parser)
+
+
+def roll(args: Namespace, client: Client, screen: Screen) -> int:
+    """``gpuctl roll``: restart one worker after the other on its GPUs; exit 1 at the first that fails."""
+    return _follow(client.call("roll", {"pool": args.pool}), args, client, screen)
+
+
+def _follow(started: Started, args: Namespace, client: Client, screen: Screen) -> int:
     if not args.no_wait:
         return finish(client, started["operation"], screen, args.timeout)
     names = started["workers"]
@@ -38,3 +52,4 @@ def act(args: Namespace, client: Client, screen: Screen) -> int:
 
 
 COMMANDS = {verb: Command(target_arguments, act) for verb in ("start", "stop", "restart", "reset")}
+COMMANDS["roll"] = Command(roll_arguments, roll)

@@ -27,6 +27,7 @@ VERBS = {
     "start": "start workers or pools",
     "stop": "stop workers or pools; they stay down",
     "restart": "restart workers or pools",
+    "roll": "restart a pool one worker after the other; stops at the first failure",
     "reset": "undo what on-oom = adapt has lowered",
     "logs": "a worker's output",
     "events": "what happened",
@@ -112,7 +113,7 @@ def command_of(verb: str) -> Command:
             from gpuward.ctl.look import COMMANDS
         case "gpu" | "inventory" | "sim":
             from gpuward.ctl.gpu import COMMANDS
-        case "start" | "stop" | "restart" | "reset":
+        case "start" | "stop" | "restart" | "reset" | "roll":
             from gpuward.ctl.act import COMMANDS
         case "logs" | "events":
             from gpuward.ctl.follow import COMMANDS

@@ -11,6 +11,7 @@ from gpuward.policy.inventory import Snapshot
 from gpuward.policy.levels import Level, unsteady
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import room_missing
+from gpuward.policy.ramp import ramp_obstacle
 
 
 class LimitsView(Protocol):
@@ -71,6 +72,7 @@ def _missing(fleet: FleetView, worker: Worker) -> str:
         return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
     return (
         _unready_dependency(fleet, pool)
+        or ramp_obstacle(fleet.workers.values(), worker, fleet.pools[worker.pool])
         or _closed(fleet, worker)
         or _occupied(fleet, worker, pool)
         or _stale(fleet, worker)

@@ -28,6 +28,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
+from gpuward.policy.ramp import Roll, roll_on
 from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
 
@@ -53,6 +54,7 @@ class FleetState:
     closed: Mapping[str, str] = field(default_factory=dict)
     """GPU UUID -> why it takes no new worker."""
     holders: Holders = field(default_factory=dict)
+    rolls: Mapping[str, Roll] = field(default_factory=dict)
     levels: Mapping[str, Level] = field(default_factory=dict)
 
     def pool_of(self, worker: Worker) -> Pool:
@@ -113,8 +115,9 @@ def with_worker(state: FleetState, worker: Worker) -> FleetState:
 
 
 def settle(state: FleetState, now_s: float) -> Outcome:
-    """Look at every worker until nothing moves any more."""
-    effects: list[Effect] = []
+    """Look at every roll and every worker until nothing moves any more."""
+    state, begun = _roll_on(state, now_s)
+    effects = list(begun)
     moved = True
     while moved:
         moved = False
@@ -128,6 +131,29 @@ def settle(state: FleetState, now_s: float) -> Outcome:
             elif after != before:
                 state = with_worker(state, after)
                 moved = moved or _whereabouts(after) != _whereabouts(before)
+    return state, tuple(effects)
+
+
+def roll(state: FleetState, pool: str, now_s: float) -> Outcome:
+    """Restart the workers of a pool one after the other, on the GPUs that they have; the first failure ends it."""
+    left = tuple(worker.name for worker in state.members(pool) if worker.goal is Goal.UP)
+    return settle(replace(state, rolls={**state.rolls, pool: Roll(left=left)}), now_s)
+
+
+def _roll_on(state: FleetState, now_s: float) -> Outcome:
+    effects: list[Effect] = []
+    for pool, before in tuple(state.rolls.items()):
+        after, name, stopped = roll_on(before, state.workers)
+        rolls = {other: one for other, one in state.rolls.items() if other != pool}
+        state = replace(state, rolls=rolls | ({pool: after} if after is not None else {}))
+        if stopped:
+            effects.append(Note(before.current, "roll-stopped", f"the roll of {pool} {stopped}"))
+        if name:
+            restarted, caused = step_worker(
+                state.workers[name], RestartAsked("rolled by command"), state.pools[pool], now_s
+            )
+            state = with_worker(state, restarted)
+            effects += caused
     return state, tuple(effects)
 
 

@@ -66,7 +66,8 @@ class Worker:
 
     ``port`` is the one that it serves on, ``port_block`` the first of those that are its own.
     ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
-    ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known.
+    ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known;
+    ``proved`` that of the run which became ready last.
     ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
     ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
@@ -84,6 +85,7 @@ class Worker:
     device_uuids: tuple[str, ...] = ()
     run_uuids: tuple[str, ...] = ()
     definition: str = ""
+    proved: str = ""
     port: int | None = None
     port_block: int | None = None
     started_s: float | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.ramp import HELD
 
 Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", "roll"]
 
@@ -51,7 +52,8 @@ class Operation:
 
 def advance(operation: Operation, workers: Mapping[str, Worker]) -> Operation:
     """Look at the workers again."""
-    return _with_targets(operation, tuple(_look(target, workers.get(target.name)) for target in operation.targets))
+    targets = tuple(_look(target, workers.get(target.name)) for target in operation.targets)
+    return _with_targets(operation, _none_after_a_failure(targets) if operation.verb == "roll" else targets)
 
 
 def give_way(operation: Operation, later: Operation) -> Operation:
@@ -66,6 +68,17 @@ def _with_targets(operation: Operation, targets: tuple[Target, ...]) -> Operatio
     if targets == operation.targets:
         return operation
     return replace(operation, targets=targets, version=operation.version + 1)
+
+
+def _none_after_a_failure(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """A roll ends at the first failure: those that it has not come to are left as they are."""
+    failed = next((target.name for target in targets if target.state == "failed"), None)
+    if failed is None:
+        return targets
+    reason = f"left as it is: the roll stopped at {failed}"
+    return tuple(
+        replace(target, state="failed", reason=reason) if target.state == "pending" else target for target in targets
+    )
 
 
 def _yield(target: Target, rival: Target | None, later: str) -> Target:
@@ -96,7 +109,8 @@ def _look_for_failure(seen: Target, worker: Worker) -> Target:
     ended = exit_ is not None and exit_.run >= seen.ready_in_run
     came_to_rest = worker.phase in {Phase.FAILED, Phase.STOPPED} and (ended or worker.goal is Goal.DOWN)
     fell_back = ended and worker.phase in {Phase.RELEASING, Phase.BACKOFF, Phase.BLOCKED}
-    if not came_to_rest and not fell_back:
+    held = worker.phase is Phase.BLOCKED and worker.reason.startswith(HELD)
+    if not came_to_rest and not fell_back and not held:
         return seen
     evidence = exit_.evidence if exit_ is not None and ended else ()
     return replace(seen, state="failed", evidence=evidence)

@@ -44,6 +44,7 @@ _SIZES = frozenset({"gpus_per_worker", "tensor_parallel_size", "pipeline_paralle
 """Keys of which one may be implied by another: what they come to is compared, not what is written."""
 
 DIGEST_CHARACTERS = 16
+_FIELDS = structs.fields(Pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +84,7 @@ def compare(
 
 def changed_keys(old: Pool, new: Pool) -> tuple[str, ...]:
     """Keys whose values differ, as they stand in the file, in the order of the record."""
-    return tuple(
-        field.encode_name for field in structs.fields(Pool) if getattr(old, field.name) != getattr(new, field.name)
-    )
+    return tuple(field.encode_name for field in _FIELDS if getattr(old, field.name) != getattr(new, field.name))
 
 
 def definition(pool: Pool) -> str:
@@ -97,7 +96,7 @@ def definition(pool: Pool) -> str:
     plain = Pool(name=pool.name)
     seen = {
         field.encode_name: getattr(pool, field.name)
-        for field in structs.fields(Pool)
+        for field in _FIELDS
         if field.name == "name"
         or (field.name not in ignored and getattr(pool, field.name) != getattr(plain, field.name))
     }
@@ -133,7 +132,7 @@ def _pool_changes(
 def _restarting(old: Pool, new: Pool) -> tuple[str, ...]:
     """Keys that change what the process was started with."""
     same_sizes = _sizes(old) == _sizes(new)
-    names = [field.name for field in structs.fields(Pool) if getattr(old, field.name) != getattr(new, field.name)]
+    names = [field.name for field in _FIELDS if getattr(old, field.name) != getattr(new, field.name)]
     ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | (_SIZES if same_sizes else frozenset())
     return tuple(name.replace("_", "-") for name in names if name not in ignored)
 

@@ -176,7 +176,12 @@ def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
     if worker.phase is not Phase.STARTING or worker.run != run:
         return worker, ()
     took_s = now_s - worker.since_s
-    return enter(replace(worker, ready_since_s=now_s), Phase.READY, f"ready after {took_s:.1f} s", now_s), ()
+    return enter(
+        replace(worker, ready_since_s=now_s, proved=worker.definition),
+        Phase.READY,
+        f"ready after {took_s:.1f} s",
+        now_s,
+    ), ()
 
 
 def _hung(worker: Worker, run: int, reason: str, now_s: float) -> Step:
