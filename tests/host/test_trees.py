@@ -190,11 +190,11 @@ def test_as_pid_1_of_a_container_the_daemon_reaps_strangers_too(contained: Daemo
     eventually(daemon.answers, within_s=20)
     daemon.until("w/0", lambda worker: worker["ready"])
     init = psutil.Process(daemon.process.pid).children()[0]
-    strangers = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3 & done"
+    strangers = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 2 & done"
 
     subprocess.run(["nsenter", "-t", str(init.pid), "-p", "-m", "/bin/sh", "-c", strangers], check=True, timeout=10)
     adopted = sum(process.name() == "sleep" for process in init.children())
-    eventually(lambda: not any(one.name() == "sleep" for one in init.children()), within_s=5)
+    eventually(lambda: not any(one.name() == "sleep" for one in init.children()), within_s=15)
 
     assert daemon.call("ping")["pid"] == 1
     assert adopted == 10
