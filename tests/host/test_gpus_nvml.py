@@ -301,18 +301,15 @@ def test_a_gpu_whose_processes_change_while_its_memory_is_read_is_settling() -> 
 
 
 def test_a_gpu_lost_between_its_memory_and_its_vitals_is_lost() -> None:
-    driver = a_driver(1)
+    driver = a_driver(2)
     provider = gpus_of(driver)
     provider.snapshot()
 
-    def fall_off() -> None:
-        driver.gpus[0].error = 15
+    driver.gpus[0].vitals_error = 15
+    lost, other = provider.snapshot().gpus
 
-    driver.gpus[0].processes_error = 4
-    driver.gpus[0].while_asked = fall_off
-    gpu = provider.snapshot().gpus[0]
-
-    assert (gpu.health, gpu.vitals) == ("lost", UNKNOWN_VITALS)
+    assert (lost.health, lost.vitals, lost.free_bytes) == ("lost", UNKNOWN_VITALS, None)
+    assert other.health == "ok"
 
 
 def test_a_steady_round_asks_for_identities_once() -> None:

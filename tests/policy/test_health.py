@@ -14,7 +14,7 @@ from gpuward.policy import health as policy
 from gpuward.policy.fleet import FleetState, settle, step
 from gpuward.policy.health import Health, NotPossible, Quarantine, XidSeen
 from gpuward.policy.inventory import Gpu, Snapshot, Vitals
-from gpuward.policy.life import BecameReady, Phase, StartRun, Terminate
+from gpuward.policy.life import BecameReady, LastExit, Phase, RunEnded, StartRun, Terminate
 from gpuward.policy.placement import place
 from gpuward.policy.spare import spared
 from gpuward.policy.xids import XIDS, xid_of
@@ -263,3 +263,15 @@ def test_errors_since_a_reboot_count_though_it_ended_an_older_quarantine() -> No
     health, _ = policy.looked(after_xids(79)[0], a_snapshot(1), NOW + 500, "boot-2")
 
     assert missed(health, (48, NOW + 400))[0].quarantines["GPU-0"].xid == 48
+
+
+def test_memory_on_a_gpu_that_is_lost_is_not_waited_for() -> None:
+    state = ready(size=2, spare=True)
+    lost = replace(a_snapshot(2, at_s=3.0), gpus=(replace(a_gpu(0), health="lost", free_bytes=None), a_gpu(1)))
+    state, _ = spared(replace(closed_at(state, "GPU-0"), snapshot=lost), {"GPU-0": "GPU 0 is lost"}, (), 2.0)
+    exit_ = LastExit(run=1, cause="commanded", code=None, signal=15, at=NOW)
+
+    moved, effects = step(state, [("a/0", RunEnded(run=1, exit=exit_, permanent=False, reason="moves"))], 2.5)
+
+    assert moved.workers["a/0"].run_uuids == ("GPU-1",), moved.workers["a/0"].reason
+    assert StartRun("a/0", 2) in effects

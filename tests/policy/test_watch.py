@@ -102,7 +102,7 @@ def test_a_new_run_is_measured_from_its_own_start() -> None:
 
 
 @pytest.mark.parametrize("what", ["drain", "restart"])
-def test_a_pool_that_says_so_ends_the_run_once(what: str) -> None:
+def test_a_pool_that_says_so_ends_the_run(what: str) -> None:
     judged = watched([a_use(LIMIT + GIB, on_breach=what)] * 8)
 
     assert [(act.worker, act.run, act.what) for act in judged.acts] == [("a/0", 1, what)]
@@ -173,11 +173,16 @@ def test_a_gpu_filled_by_somebody_else_is_under_pressure_and_says_by_whom() -> N
 def test_a_gpu_that_its_workers_claim_whole_is_full_as_meant() -> None:
     judged = Judgement(Watch())
 
-    for at in range(5):
+    for at in range(8):
         use = a_use(79 * GIB, claim_bytes=int(0.99 * TOTAL))
         judged = judge(judged.watch, a_snapshot(a_gpu(79 * GIB)), [use], TERMS, float(at))
+        assert judged.notices == ()
 
-    assert judged.watch.of_gpu("GPU-0") == ()
+
+def test_a_gpu_that_one_worker_fills_beyond_its_claim_is_a_breach_and_not_pressure() -> None:
+    judged = watched([a_use(79 * GIB)] * 8)
+
+    assert [one.kind for one in judged.notices] == ["memory-breach"]
 
 
 def test_a_worker_that_is_no_longer_ready_leaves_no_warning() -> None:

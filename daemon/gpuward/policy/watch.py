@@ -50,7 +50,6 @@ class Tally:
     first_bytes: int
     over: Signal = field(default_factory=Signal)
     growth: Signal = field(default_factory=Signal)
-    acted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +181,15 @@ def _news(
 
 
 def _act(watch: Watch, gpu: Gpu, use: Use, terms: WatchSettings, now_s: float) -> tuple[Watch, list[Act]]:
-    """Do what the pool says about a breach: once per run, and on each GPU once per pause."""
-    key = (use.worker, use.uuid)
-    tally = watch.tallies.get(key)
-    if use.on_breach == "warn" or tally is None or not tally.over.sentence or tally.acted or use.used_bytes is None:
+    """Do what the pool says about a breach; on each GPU once per pause."""
+    tally = watch.tallies.get((use.worker, use.uuid))
+    if use.on_breach == "warn" or tally is None or not tally.over.sentence or use.used_bytes is None:
         return watch, []
     last_s = watch.acted_at_s.get(gpu.uuid)
     if last_s is not None and now_s - last_s < terms.action_pause_s:
         return watch, []
     reason = f'{tally.over.sentence}, on {tally.over.samples} samples in a row (on-breach is "{use.on_breach}")'
-    watch = replace(
-        watch,
-        tallies={**watch.tallies, key: replace(tally, acted=True)},
-        acted_at_s={**watch.acted_at_s, gpu.uuid: now_s},
-    )
+    watch = replace(watch, acted_at_s={**watch.acted_at_s, gpu.uuid: now_s})
     return watch, [Act(worker=use.worker, run=use.run, what=use.on_breach, reason=reason)]
 
 

@@ -48,13 +48,21 @@ class Attribution:
         former = {pid: holder for pid, holder in self.holders.items() if pid in listed}
         self.owners = known | found
         self.holders = {pid: self._holder(pid, former.get(pid), tracks) for pid in listed}
+        self._sum_up(snapshot)
+
+    def _sum_up(self, snapshot: Snapshot) -> None:
         self.used_bytes = {}
+        self.untold = set()
         for gpu in snapshot.gpus:
             for process in gpu.processes:
                 owner = self.owners.get(process.pid)
-                if owner is not None and process.used_bytes is not None:
-                    used = self.used_bytes.setdefault(owner, {})
-                    used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
+                if owner is None:
+                    continue
+                if process.used_bytes is None:
+                    self.untold.add((owner, gpu.uuid))
+                    continue
+                used = self.used_bytes.setdefault(owner, {})
+                used[gpu.uuid] = used.get(gpu.uuid, 0) + process.used_bytes
 
     def _holder(self, pid: int, before: Holder | None, tracks: Tracks) -> Holder:
         """Who this is now; ``before``: who it was in the last sample, if it was listed there."""

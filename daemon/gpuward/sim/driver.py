@@ -26,7 +26,8 @@ _NOT_AVAILABLE: Final = 2**64 - 1
 class DriverGpu:
     """One GPU as the driver has it; set ``error`` to an NVML code and every call about it fails with that.
 
-    Processes are (pid, bytes or None where the driver does not tell). ``memory_error`` fails memory calls only.
+    Processes are (pid, bytes or None where the driver does not tell). ``memory_error`` and ``vitals_error`` fail
+    those calls only.
     ``fields`` are values by NVML_FI_DEV_* number; those that are missing, and what else is None, are not supported.
     ``while_asked`` runs in each memory call: what happens on the GPU while somebody looks at it.
     """
@@ -43,6 +44,7 @@ class DriverGpu:
     error: int = SUCCESS
     memory_error: int = SUCCESS
     processes_error: int = SUCCESS
+    vitals_error: int = SUCCESS
     busy_percent: int | None = 0
     temperature_c: int | None = 33
     throttles: int | None = 1
@@ -195,31 +197,31 @@ def _processes(kind: str) -> Callable[..., int]:
 def _utilization(driver: FakeDriver, handle: object, rates: Any) -> int:  # noqa: ANN401
     gpu = driver.gpu_of(handle)
     _target(rates).gpu = gpu.busy_percent or 0
-    return gpu.error or _supported(gpu.busy_percent)
+    return gpu.error or gpu.vitals_error or _supported(gpu.busy_percent)
 
 
 def _temperature(driver: FakeDriver, handle: object, _sensor: Any, degrees: Any) -> int:  # noqa: ANN401
     gpu = driver.gpu_of(handle)
     _target(degrees).value = gpu.temperature_c or 0
-    return gpu.error or _supported(gpu.temperature_c)
+    return gpu.error or gpu.vitals_error or _supported(gpu.temperature_c)
 
 
 def _throttles(driver: FakeDriver, handle: object, reasons: Any) -> int:  # noqa: ANN401
     gpu = driver.gpu_of(handle)
     _target(reasons).value = gpu.throttles or 0
-    return gpu.error or _supported(gpu.throttles)
+    return gpu.error or gpu.vitals_error or _supported(gpu.throttles)
 
 
 def _compute_mode(driver: FakeDriver, handle: object, mode: Any) -> int:  # noqa: ANN401
     gpu = driver.gpu_of(handle)
     _target(mode).value = gpu.compute_mode or 0
-    return gpu.error or _supported(gpu.compute_mode)
+    return gpu.error or gpu.vitals_error or _supported(gpu.compute_mode)
 
 
 def _mig_mode(driver: FakeDriver, handle: object, current: Any, pending: Any) -> int:  # noqa: ANN401
     gpu = driver.gpu_of(handle)
     _target(current).value = _target(pending).value = gpu.mig or 0
-    return gpu.error or _supported(gpu.mig)
+    return gpu.error or gpu.vitals_error or _supported(gpu.mig)
 
 
 def _field_values(driver: FakeDriver, handle: object, _count: Any, values: Any) -> int:  # noqa: ANN401
