@@ -26,7 +26,7 @@ def test_a_gpu_is_taken_out_of_service_with_the_reason(gpuctl: Any, daemon: Any,
 
     code, out, err = gpuctl("gpu", "cordon", "3", "--reason", "burns in")
 
-    assert (code, out, err) == (0, "GPU 3 is cordoned: GPU 3 is cordoned (burns in)\n", "")
+    assert (code, out, err) == (0, "GPU 3 is cordoned (burns in)\n", "")
     assert daemon.args_of("gpu") == [{"action": "cordon", "gpu": "3", "reason": "burns in"}]
 
 
@@ -95,7 +95,10 @@ def test_wide_shows_how_the_gpus_do_and_what_is_not_told_as_a_dash(gpuctl: Any, 
 
 def test_what_is_true_of_a_gpu_or_a_worker_is_said_in_full(gpuctl: Any, daemon: Any, documents: Any) -> None:
     status = documents.status(documents.worker("decode/0", warnings=["decode/0 holds too much"]))
-    status["gpus"] = [documents.gpu(0, warnings=["GPU 0 has 1.0 GiB free"], health="quarantined", reason="XID 48")]
+    status["gpus"] = [
+        documents.gpu(0, warnings=["GPU 0 has 1.0 GiB free"], health="lost", reason="fell off"),
+        documents.gpu(1, health="quarantined", reason="GPU 1 is quarantined (XID 48)"),
+    ]
     daemon.answers("status", status, status)
 
     _, of_workers, _ = gpuctl("status")
@@ -103,7 +106,9 @@ def test_what_is_true_of_a_gpu_or_a_worker_is_said_in_full(gpuctl: Any, daemon: 
 
     assert "decode/0 holds too much" in of_workers
     assert "GPU 0 has 1.0 GiB free" in of_gpus
-    assert "GPU 0: XID 48" in of_gpus
+    assert "GPU 0: fell off\n" in of_gpus
+    assert "GPU 1 is quarantined (XID 48)\n" in of_gpus
+    assert "GPU 1: " not in of_gpus
 
 
 def test_the_answer_is_there_as_json(gpuctl: Any, daemon: Any, documents: Any) -> None:

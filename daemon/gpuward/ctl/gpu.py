@@ -37,7 +37,7 @@ def gpu(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl gpu``: what runs on the GPU goes on in any case; the GPU is never reset."""
     answer: GpuAnswer = client.call("gpu", {"action": args.action, "gpu": args.gpu, "reason": args.reason})
     one = answer["gpu"]
-    said = f"GPU {one['index']} is {one['health']}" + (f": {one['reason']}" if one["reason"] else "")
+    said = one["reason"] or f"GPU {one['index']} is {one['health']}"
     screen.listing(answer, [one], [one["uuid"]], lambda: screen.line(said))
     return EXIT_OK
 

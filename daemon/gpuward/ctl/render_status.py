@@ -75,7 +75,8 @@ def draw_gpus(screen: Screen, status: Status) -> None:
     screen.table(gpus_table(status["gpus"], wide=screen.wide, glyphs=_glyphs(screen)))
     for gpu in status["gpus"]:
         if gpu["reason"] and gpu["health"] != "ok":
-            screen.sentence(f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+            whole = gpu["reason"].startswith(f"GPU {gpu['index']} ")
+            screen.sentence(gpu["reason"] if whole else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
         for warning in gpu.get("warnings", []):
             screen.sentence(warning, style="yellow")
         vitals = gpu.get("vitals")
