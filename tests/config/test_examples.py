@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from gpuward.config.fleet import Liveness, OnCause, Pool, RestartPolicy
 from gpuward.config.fleet_file import decode_fleet_toml
-from gpuward.config.host import HostSettings
+from gpuward.config.host import HostSettings, SignatureRule
 from gpuward.config.host_file import decode_host_toml
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -57,9 +57,20 @@ def test_the_example_host_settings_load_and_are_the_defaults() -> None:
 def test_the_example_host_settings_document_every_key_under_its_section() -> None:
     sections = dict(re.findall(r"^\[(\w+)\]\n(.*?)(?=^\[|\Z)", text_of("gpuward.toml"), flags=re.MULTILINE | re.DOTALL))
 
-    assert list(sections) == [info.encode_name for info in structs.fields(HostSettings)]
-    for info in structs.fields(HostSettings):
+    tables = [info for info in structs.fields(HostSettings) if info.name != "signatures"]
+    assert list(sections) == [info.encode_name for info in tables]
+    for info in tables:
         assert keys(info.type) == documented(sections[info.encode_name]), info.encode_name
+
+
+def test_the_example_of_a_signature_has_every_key_and_loads() -> None:
+    line = r"^#   (\[\[signatures\]\]|[a-z]+ = (?:\"[^\"]*\"|'[^']*'|false))"
+    example = "\n".join(re.findall(line, text_of("gpuward.toml"), flags=re.MULTILINE))
+
+    (rule,) = decode_host_toml(example, file="gpuward.toml").signatures
+
+    assert rule.says == "the arena was exhausted after {mib} MiB"
+    assert all(f"\n{key} = " in example for key in keys(SignatureRule))
 
 
 @pytest.mark.parametrize("section", ["inventory", "ports", "limits", "watch", "xid", "logging"])

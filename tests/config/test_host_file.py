@@ -95,3 +95,21 @@ def test_a_path_is_measured_in_bytes_not_in_letters() -> None:
 
 def test_a_runtime_directory_must_leave_room_for_the_socket() -> None:
     assert "/control.sock has" in str(refused(f'[directories]\nruntime = "/{"x" * 100}"'))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("signatures = 3", "write [[signatures]] above each"),
+        ('[[signatures]]\ncause = "hang"\ncontains = "x"', "says: is missing"),
+        ('[[signatures]]\ncause = "oom"\ncontains = "x"\nsays = "y"', 'cause = "oom": must be one of'),
+        ('[[signatures]]\ncause = "hang"\ncontains = "x"\nsays = "y"\npattern = "("', "must be a regular expression"),
+        ('[[signatures]]\ncause = "hang"\ncontains = "x"\nsays = "y {mib}"', "{mib} is no named group of pattern"),
+        ('[[signatures]]\ncause = "hang"\ncontains = "x"\nsays = "y"\nfoo = 1', "foo = 1: unknown key"),
+    ],
+)
+def test_a_wrong_signature_is_refused_with_its_key(text: str, part: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        decode(text)
+
+    assert part in str(refused.value)

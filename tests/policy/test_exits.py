@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuward.policy.causes import Cause
+from gpuward.config.host import SignatureRule
+from gpuward.policy.causes import Cause, own_signatures
 from gpuward.policy.exits import RunEnd, Verdict, classify, spawn_failed
 from gpuward.policy.findings import STEMS
 from gpuward.policy.signatures import SIGNATURES
@@ -404,3 +405,32 @@ def test_every_sentence_can_be_filled_from_its_pattern() -> None:
 
         assert re.fullmatch(r"[^{}]+", signature.says.format(**words))
         assert "{" not in signature.hint.format(**words)
+
+
+def test_a_signature_of_the_host_wins_and_fills_its_sentence() -> None:
+    rule = SignatureRule(
+        cause="gpu-oom-runtime",
+        contains="arena exhausted",
+        pattern=r"exhausted after (?P<mib>\d+) MiB",
+        says="the arena was exhausted after {mib} MiB",
+        hint="raise arena-mib above {mib}",
+        phase="ready",
+    )
+    lines = ["arena exhausted after 512 MiB", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB."]
+    own = own_signatures([rule])
+
+    ready = classify(RunEnd(code=1, signal=None, phase="ready"), lines, own)
+    starting = classify(RunEnd(code=1, signal=None), lines, own)
+
+    assert (ready.cause, ready.evidence[0]) == (Cause.GPU_OOM_RUNTIME, lines[0])
+    assert (ready.reason, ready.hint) == (
+        "the arena was exhausted after 512 MiB (exit code 1)",
+        "raise arena-mib above 512",
+    )
+    assert starting.cause is Cause.GPU_OOM_STARTUP
+
+
+def test_a_text_of_the_host_may_be_any_text() -> None:
+    own = own_signatures([SignatureRule(cause="hang", contains="zzz (", says="it slept")])
+
+    assert classify(RunEnd(code=1, signal=None), ["x zzz ( y"], own).cause is Cause.HANG

@@ -93,6 +93,36 @@ class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     format: Literal["auto", "journal", "json", "console"] = "auto"
 
 
+class SignatureRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A text in a worker's output that tells why it ended, looked for before those that gpuward knows.
+
+    ``contains`` stands in the line; ``pattern``, where given, is searched in it and its named groups fill ``says`` and
+    ``hint``. ``permanent``: a new start ends the same way.
+    """
+
+    cause: Literal[
+        "gpu-oom-startup",
+        "gpu-oom-runtime",
+        "kv-cache-too-small",
+        "gpu-busy",
+        "profiling-race",
+        "host-oom",
+        "cuda-fault",
+        "gpu-hardware",
+        "port-conflict",
+        "config-error",
+        "hang",
+        "start-timeout",
+        "crash",
+    ]
+    contains: str
+    says: str
+    pattern: str | None = None
+    hint: str = ""
+    permanent: bool = False
+    phase: Literal["any", "starting", "ready"] = "any"
+
+
 class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The whole host file."""
 
@@ -104,3 +134,4 @@ class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     watch: WatchSettings = field(default_factory=WatchSettings)
     xid: XidSettings = field(default_factory=XidSettings)
     logging: Logging = field(default_factory=Logging)
+    signatures: tuple[SignatureRule, ...] = ()

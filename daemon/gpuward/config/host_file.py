@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -11,8 +12,17 @@ from msgspec import structs
 from gpuward.config.decode import Section, decode_table, unknown_key
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Remark
-from gpuward.config.host import MIB, HostSettings
-from gpuward.config.rules import Rule, above, absolute_path, at_least, between, devices, printable_text
+from gpuward.config.host import MIB, HostSettings, SignatureRule
+from gpuward.config.rules import (
+    Rule,
+    above,
+    absolute_path,
+    at_least,
+    between,
+    devices,
+    printable_text,
+    regular_expression,
+)
 from gpuward.config.toml_text import parse_toml
 
 SOCKET_PATH_MAX_BYTES: Final = 107
@@ -51,6 +61,13 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
 }
 
 
+_SIGNATURE_RULES: Final[Mapping[str, Rule]] = {
+    "contains": printable_text,
+    "says": printable_text,
+    "pattern": regular_expression,
+}
+
+
 def decode_host_toml(text: str, *, file: str) -> HostSettings:
     """Return the settings that ``text`` gives, defaults for the rest; ConfigError with all that is wrong in it.
 
@@ -59,10 +76,12 @@ def decode_host_toml(text: str, *, file: str) -> HostSettings:
     document = parse_toml(text, file=file)
     sections = {info.encode_name: info for info in structs.fields(HostSettings)}
     found: list[Remark] = []
-    right: dict[str, dict[str, object]] = {}
+    right: dict[str, object] = {}
     for name, table in document.items():
         section = Section(f"[{name}]")
-        if name not in sections:
+        if name == "signatures":
+            right[name] = _signatures(table, found)
+        elif name not in sections:
             found.append(unknown_key(name, table, sections, Section("top level")))
         elif isinstance(table, Mapping):
             right[name] = decode_table(table, sections[name].type, section, _RULES[name], found)
@@ -73,6 +92,40 @@ def decode_host_toml(text: str, *, file: str) -> HostSettings:
     if found:
         raise ConfigError(file, found)
     return settings
+
+
+def _signatures(tables: object, found: list[Remark]) -> list[dict[str, object]]:
+    """The tables of ``[[signatures]]`` that are right."""
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        found.append(
+            Section("top level").bad_value("signatures", tables, "must be tables; write [[signatures]] above each")
+        )
+        return []
+    right = []
+    for number, table in enumerate(tables, 1):
+        section = Section(f"[[signatures]] {number}")
+        before = len(found)
+        keys = decode_table(table, SignatureRule, section, _SIGNATURE_RULES, found)
+        found += (
+            section.remark("bad-value", f"{key}: is missing")
+            for key in ("cause", "contains", "says")
+            if key not in table
+        )
+        if len(found) == before:
+            found += _unfilled(keys, section)
+            right.append(keys)
+    return right if not found else []
+
+
+def _unfilled(keys: Mapping[str, object], section: Section) -> Iterator[Remark]:
+    """Words in braces that no named group of the pattern fills."""
+    groups = re.compile(str(keys.get("pattern") or "")).groupindex
+    for key in ("says", "hint"):
+        for name in re.findall(r"\{([^}]*)\}", str(keys.get(key, ""))):
+            if name not in groups:
+                yield section.bad_value(
+                    key, keys[key], f"{{{name}}} is no named group of pattern; write (?P<{name}>...) there"
+                )
 
 
 def _problems_between(settings: HostSettings) -> Iterator[Remark]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+from gpuward.config.host import SignatureRule
 
 
 class Cause(StrEnum):
@@ -48,6 +51,22 @@ class Signature:
     following: int = 0
     quiet: bool = False
     times: int = 1
+
+
+def own_signatures(rules: Iterable[SignatureRule]) -> tuple[Signature, ...]:
+    """Return the signatures that the host's settings add."""
+    return tuple(
+        signature(
+            Cause(rule.cause),
+            rule.contains,
+            rule.pattern or re.escape(rule.contains),
+            rule.says,
+            hint=rule.hint,
+            permanent=rule.permanent,
+            phase=rule.phase,
+        )
+        for rule in rules
+    )
 
 
 def signature(cause: Cause, literal: str, pattern: str, says: str, **rest: object) -> Signature:

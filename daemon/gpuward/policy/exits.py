@@ -76,22 +76,25 @@ class Verdict:
     offer_tokens: int | None = None
 
 
-def classify(end: RunEnd, lines: Iterable[str]) -> Verdict:
+def classify(end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = ()) -> Verdict:
     """Return why a run ended. ``lines``: its whole output in order, read once; not read at all after a command.
 
+    ``own``: signatures of this host, which win over those of gpuward.
     Memory is bounded whatever comes. The first signature of the table that stands anywhere in the output wins, not the
     last line: what follows the cause (wrappers, clean-up, children that die with it) is never one.
     """
     if end.commanded:
         return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
-    findings = Findings(SIGNATURES)
+    findings = Findings((*own, *SIGNATURES))
     findings.read(lines)
     if end.hung:
         hint = "restarts by itself; if it comes back, see the log before it and the GPU's health"
         return Verdict(cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung)
     running = end.phase == "ready" or findings.engine_ran
     hit = findings.first(running=running)
-    if hit is not None and (hit.signature in GPU_SIGNATURES or not _killed_for_memory(end, findings)):
+    if hit is not None and (
+        hit.signature in GPU_SIGNATURES or hit.signature in own or not _killed_for_memory(end, findings)
+    ):
         return _from_signature(end, hit)
     if _killed_for_memory(end, findings):
         return _host_oom(end, findings)

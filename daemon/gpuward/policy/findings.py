@@ -77,6 +77,12 @@ class Findings:
     _exceptions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=EXCEPTIONS_KEPT))
     _death_at: int | None = None
     _read: int = 0
+    _stems: tuple[str, ...] = STEMS
+
+    def __post_init__(self) -> None:
+        """Look also for what no stem covers: signatures of the host may be any text."""
+        literals = [one.literal for one in self.signatures if not any(stem in one.literal for stem in STEMS)]
+        self._stems = (*STEMS, *literals)
 
     def read(self, lines: Iterable[str]) -> None:
         """Take in lines, in order; may be called again with those that follow."""
@@ -85,7 +91,7 @@ class Findings:
             self.last_lines.append(line[:EVIDENCE_CHARS_MAX])
             if self._open:
                 self._follow(line)
-            for stem in STEMS:
+            for stem in self._stems:
                 if stem in line:
                     self._look(number, line)
                     break

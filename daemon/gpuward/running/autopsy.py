@@ -14,6 +14,7 @@ from gpuward.host.live import sweep
 from gpuward.host.logs import iter_lines
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
+from gpuward.policy.causes import Signature
 from gpuward.policy.exits import RunEnd, Verdict, classify, spawn_failed
 
 SWEEP_LIMIT_S = 10.0
@@ -47,8 +48,8 @@ class Findings:
     survivors: tuple[int, ...] = ()
 
 
-def examine(runs: Runs, dead: DeadRun) -> Findings:
-    """Find out how a run ended; a run without an end record is swept first."""
+def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Findings:
+    """Find out how a run ended, ``own`` signatures first; a run without an end record is swept first."""
     ending = runs.ending(dead.worker, dead.run)
     survivors: tuple[int, ...] = ()
     lost = ending is None
@@ -68,7 +69,7 @@ def examine(runs: Runs, dead: DeadRun) -> Findings:
         start_timed_out=dead.start_timed_out,
         hung=dead.hung,
     )
-    verdict = classify(end, iter_lines(dead.log) if dead.log is not None else ())
+    verdict = classify(end, iter_lines(dead.log) if dead.log is not None else (), own)
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=survivors)
 
 

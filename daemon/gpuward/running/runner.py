@@ -20,6 +20,7 @@ from gpuward.host.live import LiveRun, sweep
 from gpuward.host.ports import listener, listening
 from gpuward.host.processes import Identity, same
 from gpuward.host.runs import RunSpec, StillRunning
+from gpuward.policy.causes import own_signatures
 from gpuward.policy.life import (
     BecameReady,
     Event,
@@ -308,7 +309,8 @@ class Runner:
             self._task(self._examine(self._dead(worker, handle.marker, handle.live.main)))
 
     async def _examine(self, dead: DeadRun) -> None:
-        self._reports.ended(await asyncio.to_thread(examine, self._equipment.runs, dead))
+        own = own_signatures(self._equipment.settings.signatures)
+        self._reports.ended(await asyncio.to_thread(examine, self._equipment.runs, dead, own))
 
     def _dead(self, worker: Worker, marker: str, main: Identity | None) -> DeadRun:
         return DeadRun(

@@ -50,3 +50,27 @@ def test_on_oom_hold_stops_at_the_first_one_with_what_to_change(daemon: DaemonUn
     assert (worker["run"], worker["last_exit"]["cause"]) == (1, "gpu-oom-runtime")
     assert "lower gpu-memory-utilization" in worker["reason"]
     assert worker["reason"].endswith("then gpuctl start m/0")
+
+
+def test_a_text_that_the_host_file_knows_is_a_cause(daemon: DaemonUnderTest) -> None:
+    config = """
+[[signatures]]
+cause = "config-error"
+contains = "no license"
+pattern = "no license for (?P<what>.+)"
+says = "there is no license for {what}"
+hint = "buy one"
+permanent = true
+"""
+    fleet = """
+[pool.x]
+engine = "command"
+command = ["/bin/sh", "-c", "echo no license for eight GPUs; exit 1"]
+gpus-per-worker = 0
+"""
+
+    daemon.start(fleet, config=config)
+
+    worker = daemon.until("x/0", lambda worker: worker["phase"] == "failed")
+    assert worker["last_exit"]["cause"] == "config-error"
+    assert worker["reason"].startswith("there is no license for eight GPUs (exit code 1); not tried again; buy one")
