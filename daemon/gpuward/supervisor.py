@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from gpuward.config.fleet import Pool
@@ -19,6 +19,7 @@ from gpuward.host.boundary import around
 from gpuward.host.processes import boot_id
 from gpuward.host.records import VERSION, RunRecord
 from gpuward.journal import Journal
+from gpuward.operations import Operations
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.inventory import Snapshot
@@ -39,49 +40,13 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
-from gpuward.policy.operations import Operation, Target, Verb, advance, give_way
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner
 from gpuward.running.traces import Traces
 
-OPERATIONS_KEPT = 256
-
 MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})
 """Phases in which the GPUs are sampled more often."""
-
-
-@dataclass(slots=True)
-class Operations:
-    """Commands under way and those that ended last, by id; ``changed`` wakes who waits for news."""
-
-    by_id: dict[str, Operation] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _count: int = 0
-
-    def begin(self, verb: Verb, targets: Iterable[Target]) -> Operation:
-        """Register a command; earlier ones on the same workers join it or give way to it."""
-        self._count += 1
-        operation = Operation(id=f"{verb}-{self._count}", verb=verb, targets=tuple(targets))
-        for other in tuple(self.by_id.values()):
-            self.by_id[other.id] = give_way(other, operation)
-        self.by_id[operation.id] = operation
-        for old in list(self.by_id)[:-OPERATIONS_KEPT]:
-            if self.by_id[old].state != "running":
-                del self.by_id[old]
-        return operation
-
-    def look(self, state: FleetState) -> None:
-        """Look at the workers again and wake who waits."""
-        moved = False
-        for operation in tuple(self.by_id.values()):
-            if operation.state == "running":
-                later = advance(operation, state.workers)
-                moved = moved or later is not operation
-                self.by_id[operation.id] = later
-        if moved:
-            self.changed.set()
-            self.changed = asyncio.Event()
 
 
 class Supervisor:

@@ -12,8 +12,11 @@ import sys
 from typing import NoReturn
 
 ASK_TIMEOUT_S = 20.0
-IMPORTS = "import gpuward.app"
+IMPORTS = "import gpuward.app; print('gpuward imports')"
 """What the daemon runs imports all of it, unlike ``--version``: a half installed package fails here."""
+
+ANSWERS = "gpuward "
+"""Both say this at last. Their exit codes prove nothing: the daemon reaps every child, so another may have had them."""
 
 
 class CannotReplace(Exception):
@@ -41,7 +44,7 @@ def _ask(words: list[str]) -> str:
         raise CannotReplace(f"{shown} did not answer within {ASK_TIMEOUT_S:g} s") from None
     except OSError as error:
         raise CannotReplace(f"{shown} cannot be run: {error.strerror}") from None
-    if answer.returncode != 0 or (words[-1] == "--version" and not answer.stdout.split()):
+    if not answer.stdout.startswith(ANSWERS):
         last = (answer.stderr or answer.stdout).strip().splitlines()[-1:] or ["it says nothing"]
-        raise CannotReplace(f"{shown} ends with code {answer.returncode}: {last[0]}")
+        raise CannotReplace(f"{shown} fails: {last[0]}")
     return answer.stdout

@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gpuward.config.fleet import Pool
-from gpuward.engines.build import launch
-from gpuward.engines.launch import CannotLaunch, Devices, Launch, Readiness
+from gpuward.engines.launch import CannotLaunch, Launch, Readiness
 from gpuward.equipment import Equipment
 from gpuward.host.live import LiveRun, sweep
-from gpuward.host.ports import listener, listening
 from gpuward.host.processes import Identity, same
-from gpuward.host.runs import RunSpec, StillRunning
+from gpuward.host.runs import StillRunning
 from gpuward.policy.causes import own_signatures
 from gpuward.policy.life import (
     BecameReady,
@@ -31,11 +28,11 @@ from gpuward.policy.life import (
     StartRefused,
     Worker,
 )
-from gpuward.policy.ports import PortsExhausted, assign
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
 from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
+from gpuward.running.starting import known_marker, planned, port_taken, prune_logs, run_spec
 
 ANNOUNCED_WITHIN_S = 10.0
 """A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""
@@ -75,11 +72,12 @@ class Runner:
     def start(self, worker: Worker, pool: Pool) -> None:
         """Start the worker's run; what keeps it from starting comes back as an event."""
         try:
-            plan = self._launch(worker, pool)
+            plan = planned(self._equipment, worker, pool)
         except CannotLaunch as error:
             self._reports.ended(never_started(worker.name, worker.run, str(error)))
             return
-        refused = self._port_taken(worker, pool) or self._spawn(worker, pool, plan)
+        blocks = self._reports.port_blocks()
+        refused = port_taken(self._equipment, worker, pool, blocks) or self._spawn(worker, pool, plan)
         if refused is not None:
             self._reports.submit(worker.name, refused)
 
@@ -134,81 +132,17 @@ class Runner:
         for task in self._tasks:
             task.cancel()
 
-    def _launch(self, worker: Worker, pool: Pool) -> Launch:
-        by_uuid = {gpu.uuid: gpu.index for gpu in self._equipment.sampler.latest.gpus}
-        missing = [uuid for uuid in worker.run_uuids if uuid not in by_uuid]
-        if missing:
-            raise CannotLaunch(f"cannot pin {worker.name}: GPU {missing[0]} is not in the inventory")
-        devices = Devices(indices=tuple(by_uuid[uuid] for uuid in worker.run_uuids), uuids=worker.run_uuids)
-        settings = self._equipment.settings.ports
-        first = worker.port_block or settings.first
-        ports = range(first, first + settings.per_worker)
-        return launch(pool, worker.name, worker.index, devices, ports, self._equipment.context)
-
-    def _port_taken(self, worker: Worker, pool: Pool) -> StartRefused | None:
-        """Where somebody listens on its port, a worker waits for the port that its pool names, or takes other ports."""
-        holder = listener(worker.port) if worker.port is not None else None
-        if holder is None:
-            return None
-        whose = f"port {worker.port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
-        if pool.port is not None:
-            return StartRefused(worker.run, f"waits for {whose}")
-        blocks = self._reports.port_blocks()
-        others = {name: block for name, block in blocks.items() if name != worker.name}
-        busy = {socket.port for socket in listening()}
-        try:
-            block = assign(blocks, self._equipment.settings.ports, others, busy)[worker.name]
-        except PortsExhausted as error:
-            return StartRefused(worker.run, f"waits for {whose}; {error}")
-        return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block))
-
     def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> StartRefused | None:
         try:
-            spec = self._spec(worker, pool, plan)
+            spec = run_spec(self._equipment, worker, pool, plan)
             spawned = self._equipment.runs.start(spec)
         except StillRunning as error:
             return StartRefused(worker.run, f"waits for its earlier run to be gone: {error}")
         except OSError as error:
             return StartRefused(worker.run, f"cannot start a keeper: {error.strerror}; tries again")
         self._hold(worker, spec.marker, plan.readiness).live.follow(spawned)
-        self._prune_logs(worker)
+        prune_logs(self._equipment, worker)
         return None
-
-    def _marker(self, worker: Worker) -> str:
-        """The marker that the run was started with; the instance may be another since (its file was lost)."""
-        known = self._equipment.runs.spec(worker.name, worker.run).get("marker")
-        return known[0] if known else f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
-
-    def _spec(self, worker: Worker, pool: Pool, plan: Launch) -> RunSpec:
-        marker = f"GPUWARD_RUN={self._equipment.instance}:{worker.name}#{worker.run}"
-        key, _, value = marker.partition("=")
-        return RunSpec(
-            worker=worker.name,
-            run=worker.run,
-            argv=plan.argv,
-            environment={**plan.env, key: value},
-            working_directory=plan.working_directory or "/",
-            leases=tuple(str(self._equipment.leases / f"{uuid}.lock") for uuid in worker.run_uuids),
-            share=pool.share,
-            log=self._equipment.log_path(worker.name, worker.run),
-            log_max_bytes=self._equipment.settings.limits.log_max_bytes,
-            gpu_uuids=worker.run_uuids,
-            port=plan.port,
-            marker=marker,
-            pool=pool,
-            definition=worker.definition,
-            seat=self._equipment.cgroups.seat(worker.name, worker.run, pool.memory_max),
-        )
-
-    def _prune_logs(self, worker: Worker) -> None:
-        """Keep the logs of the newest runs only."""
-        oldest = worker.run - self._equipment.settings.limits.log_keep_runs
-        directory = self._equipment.log_path(worker.name, worker.run).parent
-        for path in directory.glob("*.log*"):
-            number = path.name.partition(".")[0]
-            if number.isdecimal() and int(number) <= oldest:
-                with suppress(OSError):
-                    path.unlink()
 
     def _hold(self, worker: Worker, marker: str, readiness: Readiness | None) -> Handle:
         name, run = worker.name, worker.run
@@ -238,7 +172,7 @@ class Runner:
             self._take_over(worker, pool, keeper)
 
     def _take_over(self, worker: Worker, pool: Pool, keeper: Identity) -> None:
-        handle = self._hold(worker, self._marker(worker), self._readiness(worker, pool))
+        handle = self._hold(worker, known_marker(self._equipment, worker), self._readiness(worker, pool))
         if not handle.live.adopt(keeper):
             del self.handles[worker.name]
             self._task(self._examine(self._dead(worker, handle.marker, None)))
@@ -254,7 +188,7 @@ class Runner:
     async def _after_no_keeper(self, worker: Worker) -> None:
         """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
         findings = await asyncio.to_thread(
-            examine, self._equipment.runs, self._dead(worker, self._marker(worker), None)
+            examine, self._equipment.runs, self._dead(worker, known_marker(self._equipment, worker), None)
         )
         if findings.ending.descendants_killed:
             self._reports.ended(findings)
@@ -265,7 +199,7 @@ class Runner:
 
     def _readiness(self, worker: Worker, pool: Pool) -> Readiness | None:
         try:
-            return self._launch(worker, pool).readiness
+            return planned(self._equipment, worker, pool).readiness
         except CannotLaunch:
             return None
 

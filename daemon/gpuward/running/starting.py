@@ -1,0 +1,93 @@
+"""What starting a run takes: the pinned command, free ports, the keeper's spec, the marker. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from gpuward.config.fleet import Pool
+from gpuward.engines.build import launch
+from gpuward.engines.launch import CannotLaunch, Devices, Launch
+from gpuward.equipment import Equipment
+from gpuward.host.ports import listener, listening
+from gpuward.host.runs import RunSpec
+from gpuward.policy.life import StartRefused, Worker
+from gpuward.policy.ports import PortsExhausted, assign
+
+
+def planned(equipment: Equipment, worker: Worker, pool: Pool) -> Launch:
+    """The command of a worker's next run, pinned to its GPUs as they are numbered now; CannotLaunch says why not."""
+    by_uuid = {gpu.uuid: gpu.index for gpu in equipment.sampler.latest.gpus}
+    missing = [uuid for uuid in worker.run_uuids if uuid not in by_uuid]
+    if missing:
+        raise CannotLaunch(f"cannot pin {worker.name}: GPU {missing[0]} is not in the inventory")
+    devices = Devices(indices=tuple(by_uuid[uuid] for uuid in worker.run_uuids), uuids=worker.run_uuids)
+    settings = equipment.settings.ports
+    first = worker.port_block or settings.first
+    ports = range(first, first + settings.per_worker)
+    return launch(pool, worker.name, worker.index, devices, ports, equipment.context)
+
+
+def port_taken(equipment: Equipment, worker: Worker, pool: Pool, blocks: Mapping[str, int]) -> StartRefused | None:
+    """Where somebody listens on its port, a worker waits for the port that its pool names, or takes other ports.
+
+    ``blocks``: first port of every worker's block.
+    """
+    holder = listener(worker.port) if worker.port is not None else None
+    if holder is None:
+        return None
+    whose = f"port {worker.port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
+    if pool.port is not None:
+        return StartRefused(worker.run, f"waits for {whose}")
+    others = {name: block for name, block in blocks.items() if name != worker.name}
+    busy = {socket.port for socket in listening()}
+    try:
+        block = assign(blocks, equipment.settings.ports, others, busy)[worker.name]
+    except PortsExhausted as error:
+        return StartRefused(worker.run, f"waits for {whose}; {error}")
+    return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block))
+
+
+def marker(equipment: Equipment, worker: Worker) -> str:
+    """What every process of a worker's run carries in its environment."""
+    return f"GPUWARD_RUN={equipment.instance}:{worker.name}#{worker.run}"
+
+
+def known_marker(equipment: Equipment, worker: Worker) -> str:
+    """The marker that a run was started with; the instance may be another since (its file was lost)."""
+    known = equipment.runs.spec(worker.name, worker.run).get("marker")
+    return known[0] if known else marker(equipment, worker)
+
+
+def run_spec(equipment: Equipment, worker: Worker, pool: Pool, plan: Launch) -> RunSpec:
+    """Everything that the keeper of the worker's next run needs to know."""
+    mark = marker(equipment, worker)
+    key, _, value = mark.partition("=")
+    return RunSpec(
+        worker=worker.name,
+        run=worker.run,
+        argv=plan.argv,
+        environment={**plan.env, key: value},
+        working_directory=plan.working_directory or "/",
+        leases=tuple(str(equipment.leases / f"{uuid}.lock") for uuid in worker.run_uuids),
+        share=pool.share,
+        log=equipment.log_path(worker.name, worker.run),
+        log_max_bytes=equipment.settings.limits.log_max_bytes,
+        gpu_uuids=worker.run_uuids,
+        port=plan.port,
+        marker=mark,
+        pool=pool,
+        definition=worker.definition,
+        seat=equipment.cgroups.seat(worker.name, worker.run, pool.memory_max),
+    )
+
+
+def prune_logs(equipment: Equipment, worker: Worker) -> None:
+    """Keep the logs of the newest runs only."""
+    oldest = worker.run - equipment.settings.limits.log_keep_runs
+    directory = equipment.log_path(worker.name, worker.run).parent
+    for path in directory.glob("*.log*"):
+        number = path.name.partition(".")[0]
+        if number.isdecimal() and int(number) <= oldest:
+            with suppress(OSError):
+                path.unlink()

@@ -1,0 +1,65 @@
+"""Who may end the daemon and leave its workers, and when it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+from tests.policy.fleets import a_snapshot
+
+from gpuward.answering.leaving import Leaving
+from gpuward.control.roles import Peer, Role
+from gpuward.control.server import Refusal
+from gpuward.policy.fleet import FleetState
+from gpuward.policy.life import Phase, Worker
+
+ADMIN = Peer(uid=0, pid=1, role=Role.ADMIN)
+
+
+@dataclass
+class ALife:
+    ended: str = ""
+
+    def detach(self, reason: str, *, replace: bool = False) -> None:
+        self.ended = reason
+
+
+def leaving(*, halting: bool = False) -> tuple[Leaving, ALife]:
+    workers = {"m/0": Worker(name="m/0", pool="m", index=0, phase=Phase.READY)}
+    workers["m/1"] = replace(workers["m/0"], name="m/1", phase=Phase.STOPPED)
+    state = FleetState(snapshot=a_snapshot(), workers=workers, halting=halting)
+    under_test = Leaving(SimpleNamespace(state=state))  # type: ignore[arg-type]
+    life = ALife()
+    under_test.life = life
+    return under_test, life
+
+
+def test_detach_tells_who_goes_on_and_ends_the_life() -> None:
+    under_test, life = leaving()
+
+    answer = asyncio.run(under_test.answer("detach", ADMIN))
+
+    assert answer["workers"] == ["m/0"]
+    assert life.ended == "gpuctl daemon detach"
+
+
+@pytest.mark.parametrize("op", ["detach", "reexec"])
+def test_an_operator_may_not_end_the_daemon(op: str) -> None:
+    under_test, life = leaving()
+
+    with pytest.raises(Refusal, match="user 1000: only root") as refused:
+        asyncio.run(under_test.answer(op, Peer(uid=1000, pid=1, role=Role.OPERATOR)))
+
+    assert (refused.value.code, life.ended) == ("not-permitted", "")
+
+
+@pytest.mark.parametrize("op", ["detach", "reexec"])
+def test_a_daemon_that_stops_its_workers_is_not_left_half_way(op: str) -> None:
+    under_test, life = leaving(halting=True)
+
+    with pytest.raises(Refusal, match="stopping its workers") as refused:
+        asyncio.run(under_test.answer(op, ADMIN))
+
+    assert (refused.value.code, life.ended) == ("shutting-down", "")
