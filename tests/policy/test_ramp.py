@@ -136,6 +136,17 @@ def test_a_roll_stops_at_the_first_failure_and_leaves_the_others_as_they_are() -
     assert operation.targets[1].reason == "left as it is: the roll stopped at m/0"
 
 
+def test_a_roll_stops_also_where_the_failed_worker_would_be_started_again() -> None:
+    state, _ = roll(all_ready(), "m", 10.0)
+    state, _ = step(state, [("m/0", an_end(1))], 11.0)
+    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
+
+    state, _ = step(state, [("m/0", an_end(2, permanent=False, cause="crash"))], 13.0)
+
+    assert (state.workers["m/0"].phase, state.rolls) == (Phase.RELEASING, {})
+    assert state.workers["m/1"].phase is Phase.READY
+
+
 def test_a_roll_passes_over_a_worker_that_is_stopped_meanwhile() -> None:
     state, _ = roll(all_ready(), "m", 10.0)
     state, _ = step(state, [("m/1", StopAsked()), ("m/0", an_end(1))], 11.0)

@@ -8,10 +8,10 @@ from tests.policy.fleets import GIB, a_gpu, a_snapshot, applied
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.fleet import FleetState, next_deadline_s, observe, step
-from gpuward.policy.holders import Holder, named
+from gpuward.policy.holders import Holder, named, orphans
 from gpuward.policy.inventory import GpuProcess, Snapshot
 from gpuward.policy.levels import STEADY_S
-from gpuward.policy.life import BecameReady, KillOrphan, LastExit, Phase, RunEnded, StartRun, TakeSample
+from gpuward.policy.life import BecameReady, Goal, KillOrphan, LastExit, Phase, RunEnded, StartRun, TakeSample, Worker
 
 POOL = Pool(name="m", model="m", gpus_per_worker=1)
 
@@ -115,15 +115,14 @@ def test_what_carries_the_marker_of_a_run_that_ended_is_killed() -> None:
 
 
 def test_what_carries_the_marker_of_the_living_run_is_never_killed() -> None:
-    pools = [POOL, Pool(name="n", model="m", gpus=(0,), gpus_per_worker=1)]
-    state = a_ready_run(0)
-    state, _ = observe(state, a_snapshot(1, at_s=10.1), 10.1)
-    state, _ = observe(state, a_snapshot(1, at_s=20.0), 20.0)
-    assert (state.workers["m/0"].phase, pools[1].gpus) == (Phase.STARTING, (0,))
+    waits = Worker(name="n/0", pool="n", index=0, goal=Goal.UP, phase=Phase.BLOCKED, device_uuids=("GPU-0",))
+    lives = Worker(name="m/0", pool="m", index=0, goal=Goal.UP, phase=Phase.READY, run=2, run_uuids=("GPU-0",))
+    sample, workers = held_by(99, GIB, 21.0), {"n/0": waits, "m/0": lives}
 
-    _, effects = observe(state, held_by(99, GIB, 21.0), 21.0, {99: Holder(kind="marked", worker="m/0", run=2)})
+    living = orphans(workers, sample, {99: Holder(kind="marked", worker="m/0", run=2)})
+    earlier = orphans(workers, sample, {99: Holder(kind="marked", worker="m/0", run=1)})
 
-    assert effects == ()
+    assert (tuple(living), tuple(earlier)) == ((), (KillOrphan("m/0", 1),))
 
 
 def test_nothing_is_killed_where_no_worker_waits_or_the_sample_is_stale() -> None:
