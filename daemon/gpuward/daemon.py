@@ -197,6 +197,7 @@ class Daemon:
                 raise CannotRun(f"cannot apply {path}: {error}", permanent=False) from None
         elif any(problem.code == "inventory-unavailable" for problem in proposal.plan.problems):
             self._waiting_for_inventory = True
+            self._parts.fleets.look_for_drift()
             reason = f"{path} waits for the GPU inventory: {proposal.plan.problems[0].message}"
             self._parts.supervisor.journal.note("fleet-waits", reason, level="warning")
         else:

@@ -74,6 +74,7 @@ class Fleets:
         self.start_file = start_file
         self.stored: StoredFleet | None = None
         self.drift_reason: str | None = None
+        self._seen = _looks(None)
         self._supervisor = supervisor
         self._records = equipment.records
         self._settings = equipment.settings
@@ -199,11 +200,19 @@ class Fleets:
 
     def look_for_drift(self) -> None:
         """Compare the file of the start with what is applied."""
+        self._seen = _looks(self.start_file)
         self.drift_reason = self._drift()
 
+    def look_again(self) -> None:
+        """Compare anew where the file was written since."""
+        if _looks(self.start_file) != self._seen:
+            self.look_for_drift()
+
     def _drift(self) -> str | None:
-        if self.start_file is None or self.stored is None:
+        if self.start_file is None:
             return None
+        if self.stored is None:
+            return f"{self.start_file} is not applied yet"
         try:
             source = read_fleet_file(self.start_file)
         except (OSError, ValueError) as error:
@@ -216,7 +225,7 @@ class Fleets:
             return f"{self.start_file} has errors, revision {self.revision} goes on: {error.named[0].message}"
         if fleet.pools == self.stored.fleet.pools:
             return None
-        return f"{self.start_file} differs from the applied revision {self.revision}; gpuctl reload applies it"
+        return f"{self.start_file} differs from the applied revision {self.revision}"
 
     def _planned(self, source: FleetText, fleet: Fleet) -> Proposal:
         state = self._supervisor.state
@@ -273,6 +282,15 @@ class Fleets:
                 block = range(blocks[name], blocks[name] + self._settings.ports.per_worker)
                 ports[name] = Ports(block=block[0], serves_on=http_port(pool, index, block) if serves(pool) else None)
         return ports
+
+
+def _looks(path: Path | None) -> tuple[int, int, int]:
+    """What tells that a file was written: inode, time of its last change in nanoseconds, size; zeros for none."""
+    try:
+        known = path.stat() if path is not None else None
+    except OSError:
+        known = None
+    return (known.st_ino, known.st_mtime_ns, known.st_size) if known is not None else (0, 0, 0)
 
 
 def summary(changes: tuple[Change, ...]) -> str:

@@ -137,7 +137,7 @@ def test_the_applied_fleet_goes_on_after_a_restart_and_a_changed_file_is_reporte
 
     assert len(status["workers"]) == 2
     assert status["fleet"]["drift"] is True
-    assert "gpuctl reload applies it" in status["fleet"]["drift_reason"]
+    assert "differs from the applied revision 1" in status["fleet"]["drift_reason"]
     assert len(daemon.workers()) == 3
     assert daemon.call("status")["fleet"] == {
         "revision": 2,
@@ -145,6 +145,17 @@ def test_the_applied_fleet_goes_on_after_a_restart_and_a_changed_file_is_reporte
         "drift": False,
         "drift_reason": None,
     }
+
+
+def test_a_file_that_is_edited_while_the_daemon_runs_is_reported_and_left_alone(daemon: DaemonUnderTest) -> None:
+    daemon.start(SLEEPERS)
+    daemon.all_ready()
+
+    daemon.write("fleet.toml", SLEEPERS.replace("workers = 2", "workers = 3"))
+    status = daemon.call("status")
+
+    assert "differs from the applied revision 1" in status["fleet"]["drift_reason"]
+    assert len(status["workers"]) == 2
 
 
 def test_a_fleet_that_does_not_fit_changes_nothing(daemon: DaemonUnderTest) -> None:
@@ -240,8 +251,11 @@ def test_no_driver_is_said_and_nothing_starts_on_no_gpu() -> None:
     daemon.start('[pool.x]\nmodel = "org/m"\n' + SLEEPERS)
 
     status = daemon.call("status")
+    checked = daemon.ctl("status", "--check")
     daemon.close()
 
+    assert checked.returncode == 3
+    assert "is not applied yet" in checked.stdout
     assert status["simulated"] is False
     assert status["inventory"]["state"] == "unavailable"
     assert "libnvidia-ml.so.1" in status["inventory"]["reason"]

@@ -50,6 +50,7 @@ class Views:
         state = self._supervisor.state
         by_uuid = {gpu.uuid: gpu for gpu in state.snapshot.gpus}
         now_s = time.monotonic()
+        self._fleets.look_again()
         drift = self._fleets.drift_reason
         return {
             "schema_version": SCHEMA_VERSION,

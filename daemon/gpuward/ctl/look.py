@@ -42,7 +42,9 @@ def show_status(args: Namespace, client: Client, screen: Screen) -> int:
         screen.listing(
             document, workers, [worker["name"] for worker in workers], lambda: draw_status(screen, status, workers)
         )
-        waiting = any(worker["goal"] == "up" and not worker["ready"] for worker in workers)
+        fleet = status.get("fleet")
+        nothing_applied = fleet is not None and fleet["revision"] == 0 and fleet["drift"]
+        waiting = nothing_applied or any(worker["goal"] == "up" and not worker["ready"] for worker in workers)
         return EXIT_NOT_READY if args.check and waiting else EXIT_OK
 
     return _again_and_again(look, args, screen)
