@@ -93,7 +93,7 @@ def test_while_one_client_floods_a_polite_one_and_the_rest_of_the_daemon_go_on(
     flooding.join()
 
     assert sent >= 2000
-    assert statistics.median(spent_s) < 0.05
+    assert statistics.median(spent_s) < 0.25
     assert sorted(spent_s)[-2] < 1.0
     assert ticks > 50
 

@@ -34,7 +34,7 @@ class DaemonUnderTest:
         self.socket = str(self.root / "c.sock")
         self.simulate = simulate
         self.process: subprocess.Popen[bytes] | None = None
-        self.ports = 10000 + (os.getpid() * 7 + next(_numbers)) % 28 * 800  # beside daemons of other test processes
+        self.ports = 10000 + (os.getpid() * 7 + next(_numbers)) % 20 * 1100  # beside daemons of other test processes
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("GPUWARD", "NOTIFY"))},
             "GPUWARD_SIM_LIFE_S": str(LIFE_S),
@@ -72,7 +72,13 @@ class DaemonUnderTest:
         ]
         words += ["--simulate", self.simulate] if self.simulate else []
         words += ["--fleet", fleet] if fleet else []
-        words += ["--config", self.write("gpuward.toml", f"{config}\n[ports]\nfirst = {self.ports}\n")]
+        words += [
+            "--config",
+            self.write(
+                "gpuward.toml",
+                f"{config}\n[ports]\nfirst = {self.ports}\nlast = {self.ports + 1099}\nper-worker = 16\n",
+            ),
+        ]
         with (self.root / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=self.environment, cwd=self.root)
         if wait:
