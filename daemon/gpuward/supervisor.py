@@ -16,6 +16,7 @@ from typing import assert_never
 from gpuward.config.fleet import Pool
 from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
+from gpuward.host.found_runs import started_from
 from gpuward.host.processes import boot_id
 from gpuward.host.records import VERSION, RunRecord
 from gpuward.journal import Journal
@@ -23,7 +24,9 @@ from gpuward.operations import Operations
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.ladder import said
 from gpuward.policy.life import (
+    Adapted,
     Effect,
     Event,
     Forget,
@@ -40,6 +43,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.memory import claim_bytes
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner
@@ -214,6 +218,9 @@ class Supervisor:
                 self._runner.kill_orphan(name, run)
             case Note(worker=name, kind=kind, reason=reason):
                 self._journal.note(kind, reason, worker=name, level="warning")
+            case Adapted(worker=name, run=run, step=step):
+                self._journal.note("worker-adapted", f"run {run + 1} has {said(step)}", worker=name, level="warning")
+                self._write_history(name, lambda: self._equipment.records.add_step(name, run, step))
             case Forget(worker=name):
                 self._equipment.records.forget(name)
                 self._equipment.runs.forget(name)
@@ -252,6 +259,8 @@ class Supervisor:
         self.submit(dead.worker, ended)
 
     def _keep_history(self, worker: Worker, exit_: LastExit, findings: Findings) -> None:
+        pool = started_from(self._equipment.runs, worker.name, exit_.run) or self.state.pool_of(worker)
+        gpus = [gpu for gpu in self.state.snapshot.gpus if gpu.uuid in worker.run_uuids]
         record = RunRecord(
             version=VERSION,
             run=exit_.run,
@@ -263,13 +272,19 @@ class Supervisor:
             max_rss_bytes=findings.ending.max_rss_bytes,
             gpu_uuids=worker.run_uuids,
             peak_bytes=self._traces.peaks(worker.name),
+            claim_bytes={gpu.uuid: claim for gpu in gpus if (claim := claim_bytes(pool, gpu)) is not None},
+            total_bytes={gpu.uuid: gpu.total_bytes for gpu in gpus if gpu.total_bytes is not None},
             samples=self._traces.samples(worker.name),
         )
+        keep = self._equipment.settings.limits.log_keep_runs
+        self._write_history(worker.name, lambda: self._equipment.records.add_run(worker.name, record, keep))
+
+    def _write_history(self, name: str, write: Callable[[], None]) -> None:
         try:
             with around("save history"):
-                self._equipment.records.add_run(worker.name, record, self._equipment.settings.limits.log_keep_runs)
+                write()
         except OSError as error:
-            self.notice("history-not-saved", f"cannot save the history of {worker.name}: {error.strerror}", worker.name)
+            self.notice("history-not-saved", f"cannot save the history of {name}: {error.strerror}", name)
 
 
 def _ran_s(worker: Worker, findings: Findings) -> float | None:

@@ -221,6 +221,46 @@ def test_gpus_for_machines_are_whole_numbers_and_uuids(gpuctl: Any, daemon: Any,
     assert gpuctl("gpus", "-o", "name")[1].splitlines() == [gpu["uuid"] for gpu in document["gpus"]]
 
 
+def a_peak(gpu: int | None, uuid: str, peak_gib: int | None) -> dict[str, Any]:
+    peak_bytes = None if peak_gib is None else peak_gib << 30
+    return {
+        "gpu": gpu,
+        "gpu_uuid": uuid,
+        "peak_bytes": peak_bytes,
+        "claim_bytes": 72 << 30,
+        "total_bytes": 80 << 30,
+    }
+
+
+def test_why_tells_of_the_last_five_runs_within_the_terminal(gpuctl: Any, daemon: Any, documents: Any) -> None:
+    runs = [
+        {
+            "run": number,
+            "ended_at": "2026-01-02T03:04:05Z",
+            "cause": "gpu-oom-runtime",
+            "code": 1,
+            "signal": None,
+            "reason": "ran out of memory while serving",
+            "evidence": ["torch.OutOfMemoryError: " + "CUDA out of memory " * 9],
+            "memory": [a_peak(gpu, f"GPU-{gpu}", peak_gib=71) for gpu in range(8)],
+            "step": "max-num-batched-tokens 8192 -> 4096",
+        }
+        for number in range(9, 2, -1)
+    ]
+    worker = documents.broken_worker()
+    daemon.answers("why", {"schema_version": 1, "worker": worker, "sentences": ["It waits."], "runs": runs})
+
+    _, out, _ = gpuctl("why", "decode/1", "--color", "never", terminal=80)
+
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line.startswith("run ")] == [
+        f"run {number}: gpu-oom-runtime" for number in range(9, 4, -1)
+    ]
+    assert "GPU 7 71.0/72.0/80.0" in " ".join(out.split())
+    assert lines.count("  step taken: max-num-batched-tokens 8192 -> 4096") == 5
+
+
 def test_why_tells_sentences_then_runs_with_the_latest_evidence(gpuctl: Any, daemon: Any, documents: Any) -> None:
     run = {
         "run": 3,
@@ -232,6 +272,8 @@ def test_why_tells_sentences_then_runs_with_the_latest_evidence(gpuctl: Any, dae
         "reason": "67.7 GiB wanted, 12.1 GiB free",
         "hint": "lower gpu-memory-utilization to 0.1",
         "evidence": ["torch.OutOfMemoryError: CUDA out of memory"],
+        "memory": [a_peak(0, "GPU-a", peak_gib=70), a_peak(None, "GPU-b", peak_gib=None)],
+        "step": "gpu-memory-utilization 0.9 -> 0.87",
     }
     why = {
         "schema_version": 1,
@@ -253,8 +295,11 @@ def test_why_tells_sentences_then_runs_with_the_latest_evidence(gpuctl: Any, dae
         "",
         "RUN  ENDED                 RAN  CAUSE            ENDING    REASON",
         "  3  2026-01-02T03:04:05Z  12s  gpu-oom-startup  signal 9  67.7 GiB wanted, 12.1 GiB free",
+        "run 3: gpu-oom-startup",
+        "  memory in GiB, peak/claim/total: GPU 0 70.0/72.0/80.0, GPU-b ?/72.0/80.0",
         "  | torch.OutOfMemoryError: CUDA out of memory",
         "  hint: lower gpu-memory-utilization to 0.1",
+        "  step taken: gpu-memory-utilization 0.9 -> 0.87",
     ]
     assert document == why
     assert daemon.args_of("why")[0] == {"worker": "decode/1"}

@@ -69,6 +69,7 @@ def test_a_pool_that_says_restart_gets_a_fresh_run_and_the_samples_of_the_old_on
     run = daemon.call("why", {"worker": "m/0"})["runs"][0]
     uuid = after["gpu_uuids"][0]
     assert run["peak_bytes"] == {uuid: 60 * GIB}
+    assert [(one["gpu"], one["peak_bytes"]) for one in run["memory"]] == [(after["gpus"][0], 60 * GIB)]
     assert [sample["used_bytes"].get(uuid) for sample in run["samples"]][-1] == 60 * GIB
     assert 3 <= len(run["samples"]) <= 120
 

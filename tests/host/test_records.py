@@ -10,7 +10,7 @@ import pytest
 
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.host.records import VERSION, Records, StoredFleet, migrated
-from gpuward.policy.life import Goal, LastExit, Phase, Worker
+from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
 
 WORKER = Worker(
     name="m/0",
@@ -136,3 +136,20 @@ def test_an_epoch_that_cannot_be_written_is_reported_and_the_life_goes_on(tmp_pa
 
     assert records.next_epoch() == 1
     assert "cannot be written" in records.set_aside[0].reason
+
+
+def test_a_step_is_kept_with_the_run_that_it_followed_and_records_without_one_are_still_read(records: Records) -> None:
+    path = records.root / "history" / "m" / "0" / "00000004.json"
+    path.parent.mkdir(parents=True)
+    exit_ = {"run": 4, "cause": "gpu-oom-runtime", "code": 1, "signal": None, "at": 1.0}
+    old = {"version": VERSION, "run": 4, "exit": exit_, "reason": "r", "hint": "", "ran_s": 1.0}
+    more = {"descendants_killed": 0, "max_rss_bytes": 0, "gpu_uuids": ["GPU-0"], "peak_bytes": {"GPU-0": 5}}
+    path.write_text(json.dumps({**old, **more}))
+    step = LadderStep(key="max-num-seqs", before=256, value=128)
+
+    records.add_step("m/0", 3, step)
+    before = records.history("m/0")
+    records.add_step("m/0", 4, step)
+
+    assert [(run.step, run.claim_bytes) for run in before] == [(None, {})]
+    assert [(run.step, run.peak_bytes) for run in records.history("m/0")] == [(step, {"GPU-0": 5})]

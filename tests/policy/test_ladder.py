@@ -9,7 +9,7 @@ from tests.policy.fleets import GIB, a_snapshot, applied
 from gpuward.config.fleet import Fleet, Pool, RestartPolicy
 from gpuward.policy.fleet import FleetState, observe, reset, step
 from gpuward.policy.ladder import effective, next_step, said
-from gpuward.policy.life import LadderStep, LastExit, Note, Phase, RunEnded, StartRun, Worker
+from gpuward.policy.life import Adapted, LadderStep, LastExit, Phase, RunEnded, StartRun, Worker
 
 POOL = Pool(name="m", model="m", gpus_per_worker=1, on_oom="adapt", restart=RestartPolicy(max_failures=1000))
 
@@ -87,7 +87,7 @@ def test_a_pool_that_does_not_ask_for_it_and_a_command_are_not_adapted() -> None
 def after_one_oom() -> FleetState:
     state, _ = applied(FleetState(snapshot=a_snapshot(2)), [POOL])
     state, effects = step(state, [("m/0", an_end(permanent=True))], 1.0)
-    assert Note("m/0", "worker-adapted", "run 2 has gpu-memory-utilization 0.9 -> 0.87") in effects
+    assert Adapted("m/0", 1, LadderStep(key="gpu-memory-utilization", before=0.9, value=0.87)) in effects
     return state
 
 

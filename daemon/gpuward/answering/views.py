@@ -126,12 +126,13 @@ class Views:
 
     def why(self, worker: Worker, runs: list[RunRecord]) -> Document:
         """What a worker is doing, why, since when, what follows; and its ended runs, newest first."""
+        indices = {gpu.uuid: gpu.index for gpu in self._supervisor.state.snapshot.gpus}
         return {
             "schema_version": SCHEMA_VERSION,
             "worker": self.worker(worker),
             "sentences": _sentences(worker, time.monotonic()),
             "fix": fix(self._supervisor.state.pools[worker.pool], worker.steps),
-            "runs": [_run(record) for record in runs],
+            "runs": [_run(record, indices) for record in runs],
         }
 
     def proposal(self, proposal: Proposal) -> Document:
@@ -210,7 +211,7 @@ def _next_start_at(worker: Worker, now_s: float) -> str | None:
     return rfc3339(time.time() + worker.not_before_s - now_s) if waits else None
 
 
-def _run(record: RunRecord) -> Document:
+def _run(record: RunRecord, indices: dict[str, int]) -> Document:
     return {
         "run": record.run,
         "ended_at": rfc3339(record.exit.at),
@@ -223,6 +224,17 @@ def _run(record: RunRecord) -> Document:
         "evidence": list(record.exit.evidence),
         "gpu_uuids": list(record.gpu_uuids),
         "peak_bytes": record.peak_bytes,
+        "memory": [
+            {
+                "gpu": indices.get(uuid),
+                "gpu_uuid": uuid,
+                "peak_bytes": record.peak_bytes.get(uuid),
+                "claim_bytes": record.claim_bytes.get(uuid),
+                "total_bytes": record.total_bytes.get(uuid),
+            }
+            for uuid in record.gpu_uuids
+        ],
+        "step": said(record.step) if record.step is not None else None,
         "descendants_killed": record.descendants_killed,
         "max_rss_bytes": record.max_rss_bytes,
         "samples": [

@@ -279,8 +279,21 @@ class EventPage(TypedDict):
     events: list[Event]
 
 
+class RunMemory(TypedDict):
+    """What a run had of one GPU; ``gpu`` is its present index. None where nobody knows."""
+
+    gpu: int | None
+    gpu_uuid: str
+    peak_bytes: int | None
+    claim_bytes: int | None
+    total_bytes: int | None
+
+
 class Run(TypedDict):
-    """One ended run of a worker; ``ran_s`` in seconds. There are more keys, kept for `gpuctl why -o json`."""
+    """One ended run of a worker; ``ran_s`` in seconds, ``step``: the setting that was lowered after it.
+
+    There are more keys, kept for `gpuctl why -o json`.
+    """
 
     run: int
     ended_at: str
@@ -291,6 +304,8 @@ class Run(TypedDict):
     reason: NotRequired[str]
     hint: NotRequired[str]
     evidence: NotRequired[list[str]]
+    memory: NotRequired[list[RunMemory]]
+    step: NotRequired[str | None]
 
 
 class Why(TypedDict):

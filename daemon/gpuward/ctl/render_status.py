@@ -7,7 +7,7 @@ from gpuward.ctl.text import bar, counted, duration, gib, gib_of, gpu_list, one_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpuward.control.documents import Gpu, LastExit, Run, Status, Why, Worker
+    from gpuward.control.documents import Gpu, LastExit, Run, RunMemory, Status, Why, Worker
     from gpuward.ctl.screen import Screen
 
 BAR_CELLS = 16
@@ -15,6 +15,7 @@ BAR_DRAWN = "█▒·"
 BAR_ASCII = "#=."
 QUIET_CAUSES = frozenset({"commanded"})
 EVIDENCE_LINES = 3
+RUNS_TOLD = 5
 
 
 def draw_status(screen: Screen, status: Status, workers: list[Worker]) -> None:
@@ -87,18 +88,16 @@ def draw_gpus(screen: Screen, status: Status) -> None:
 
 
 def draw_why(screen: Screen, why: Why) -> None:
-    """Sentences, then the runs on record."""
+    """Sentences, then the last runs: a table, and below it what each held, on what evidence it ended, what followed."""
     for sentence in why["sentences"]:
         screen.sentence(sentence)
     if not why["runs"]:
         return
+    told = why["runs"][:RUNS_TOLD]
     screen.line()
-    screen.table(_runs_table(why["runs"]))
-    latest = why["runs"][0]
-    for line in latest.get("evidence", []):
-        screen.sentence(line, indent="  | ", style="dim")
-    if latest.get("hint"):
-        screen.sentence(f"hint: {latest['hint']}", indent="  ")
+    screen.table(_runs_table(told))
+    for run in told:
+        _draw_run(screen, run, whole=run is told[0])
 
 
 def ending(run: LastExit | Run) -> str:
@@ -106,6 +105,29 @@ def ending(run: LastExit | Run) -> str:
     if run["signal"] is not None:
         return f"signal {run['signal']}"
     return f"code {run['code']}" if run["code"] is not None else "unknown"
+
+
+def _draw_run(screen: Screen, run: Run, *, whole: bool) -> None:
+    """What the table has no room for; ``whole``: every line of the evidence, and the hint."""
+    memory, evidence, hint = run.get("memory", []), run.get("evidence", []), run.get("hint", "")
+    step = run.get("step")
+    if not memory and not evidence and not step and not hint:
+        return
+    screen.line(f"run {run['run']}: {run['cause']}")
+    if memory:
+        held = ", ".join(_peak(one) for one in memory)
+        screen.sentence(f"memory in GiB, peak/claim/total: {held}", indent="  ")
+    for line in evidence if whole else evidence[:EVIDENCE_LINES]:
+        screen.sentence(line, indent="  | ", style="dim")
+    if whole and hint:
+        screen.sentence(f"hint: {hint}", indent="  ")
+    if step:
+        screen.sentence(f"step taken: {step}", indent="  ")
+
+
+def _peak(one: RunMemory) -> str:
+    name = one["gpu_uuid"] if one["gpu"] is None else f"GPU {one['gpu']}"
+    return f"{name} {gib(one['peak_bytes'])}/{gib(one['claim_bytes'])}/{gib(one['total_bytes'])}"
 
 
 def _draw_header(screen: Screen, status: Status) -> None:

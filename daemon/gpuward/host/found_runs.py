@@ -33,7 +33,7 @@ def _found(runs: Runs, worker: str, run: int) -> FoundRun | None:
         worker=worker,
         run=run,
         kept=kept,
-        pool=_pool(runs, worker, run),
+        pool=started_from(runs, worker, run),
         definition=spec.get("definition", [""])[0],
         gpu_uuids=tuple(spec.get("gpu", [])),
         port=int(port) if port.isdecimal() else None,
@@ -41,7 +41,8 @@ def _found(runs: Runs, worker: str, run: int) -> FoundRun | None:
     )
 
 
-def _pool(runs: Runs, worker: str, run: int) -> Pool | None:
+def started_from(runs: Runs, worker: str, run: int) -> Pool | None:
+    """The pool that a run was started from, with the steps of its ladder; None where its directory does not tell."""
     try:
         return msgspec.json.decode((runs.directory(worker, run) / "pool").read_bytes(), type=Pool)
     except (OSError, msgspec.DecodeError):

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from gpuward.config.fleet import Fleet
 from gpuward.host.boundary import boundary
 from gpuward.policy.health import Health
-from gpuward.policy.life import Goal, LastExit, Worker
+from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
 
 VERSION = 1
 """Format of every file here. A file of an earlier version is brought up by `MIGRATIONS`, any other is set aside."""
@@ -68,7 +69,10 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One ended run, for ``gpuctl why``; ``ended_at`` is wall time, memory in bytes per GPU UUID."""
+    """One ended run, for ``gpuctl why``; memory in bytes per GPU UUID, empty where nobody knows it.
+
+    ``claim_bytes`` is what the run might use, ``total_bytes`` what the GPU has; ``step``: what was lowered after it.
+    """
 
     version: int
     run: int
@@ -80,7 +84,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     max_rss_bytes: int
     gpu_uuids: tuple[str, ...]
     peak_bytes: dict[str, int]
+    claim_bytes: dict[str, int] = {}
+    total_bytes: dict[str, int] = {}
     samples: tuple[MemorySample, ...] = ()
+    step: LadderStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +187,13 @@ class Records:
         write_whole(directory / f"{record.run:08d}.json", msgspec.json.encode(record), durable=False)
         for path in sorted(directory.glob("*.json"))[:-keep]:
             path.unlink(missing_ok=True)
+
+    def add_step(self, worker: str, run: int, step: LadderStep) -> None:
+        """Note in the record of an ended run what was lowered after it; nothing where there is no such record."""
+        path = self.root / "history" / worker / f"{run:08d}.json"
+        record = self._load(path, RunRecord)
+        if record is not None:
+            write_whole(path, msgspec.json.encode(structs.replace(record, step=step)), durable=False)
 
     def history(self, worker: str) -> list[RunRecord]:
         """Return the records of ended runs, newest first."""

@@ -278,5 +278,14 @@ class Note:
     reason: str
 
 
-Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget | KillOrphan | Note
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """After ``run`` the worker has less of one setting: to be told, and kept with the record of that run."""
+
+    worker: str
+    run: int
+    step: LadderStep
+
+
+Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget | KillOrphan | Note | Adapted
 Step: TypeAlias = tuple[Worker, tuple[Effect, ...]]

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpuward.config.fleet import Pool
-from gpuward.policy.ladder import said
 from gpuward.policy.life import (
+    Adapted,
     BecameReady,
     Condemned,
     DeadlinePassed,
@@ -27,7 +27,6 @@ from gpuward.policy.life import (
     Kill,
     KillKeeper,
     Next,
-    Note,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -231,9 +230,8 @@ def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> St
         restarts=ended.restarts + 1,
         not_before_s=verdict.not_before_s,
     )
-    taken = ended.steps[steps_before:]
-    notes = tuple(Note(ended.name, "worker-adapted", f"run {ended.run + 1} has {said(step)}") for step in taken)
-    return enter(again, Phase.RELEASING, reason, now_s), (TakeSample(), *notes)
+    adapted = (Adapted(ended.name, ended.run, step) for step in ended.steps[steps_before:])
+    return enter(again, Phase.RELEASING, reason, now_s), (TakeSample(), *adapted)
 
 
 def _rest(worker: Worker, phase: Phase, reason: str, now_s: float) -> Step:

@@ -51,14 +51,17 @@ def test_an_oom_loop_adapts_settles_survives_the_daemon_and_is_undone(daemon: Da
     again = daemon.until("m/0", lambda worker: worker["ready"])
     fix = daemon.ctl("why", "--fix", "m/0").stdout
     status = daemon.ctl("status").stdout
-    adapted = [event["reason"] for event in json.loads(daemon.ctl("why", "m/0", "-o", "json").stdout)["runs"]]
+    runs = json.loads(daemon.ctl("why", "m/0", "-o", "json").stdout)["runs"]
 
     assert (again["pid"], again["adapted"]) == (settled["pid"], settled["adapted"])
     assert fix == "[pool.m]\ngpu-memory-utilization = 0.84\n"
     assert "adapted: gpu-memory-utilization 0.9 -> 0.87, gpu-memory-utilization 0.87 -> 0.84" in " ".join(
         status.split()
     )
-    assert all("ran out of memory while serving" in reason for reason in adapted)
+    assert all("ran out of memory while serving" in run["reason"] for run in runs)
+    assert [run["step"] for run in runs] == list(reversed(settled["adapted"]))
+    memory = [run["memory"][0] for run in runs]
+    assert [one["claim_bytes"] / one["total_bytes"] for one in memory] == pytest.approx([0.87, 0.9], abs=1e-6)
     assert daemon.ctl("reset", "m/0", "--no-wait").returncode == 0
     undone = daemon.until("m/0", lambda worker: worker["run"] >= 4 and worker["pid"] is not None)
     assert undone["run"] > 4 or "--gpu-memory-utilization 0.9" in arguments_of(undone)
