@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.policy.fleets import a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool
@@ -131,9 +133,27 @@ def test_a_roll_stops_at_the_first_failure_and_leaves_the_others_as_they_are() -
     assert [worker.phase for worker in state.workers.values()][1:] == [Phase.READY] * 3
     assert state.rolls == {}
     assert "the roll of m stops at m/0: there is no model x" in told[0]
-    assert "left as they are: m/1, m/2, m/3" in told[0]
+    assert "; restarted: none; left as they are: m/1, m/2, m/3; nothing to roll back: all ran with this " in told[0]
     assert [target.state for target in operation.targets] == ["failed"] * 4
     assert operation.targets[1].reason == "left as it is: the roll stopped at m/0"
+
+
+def test_a_roll_that_stops_tells_who_was_restarted_and_who_ran_with_another_definition_before() -> None:
+    state = all_ready()
+    older = replace(state.workers["m/1"], definition="older")
+    state, _ = roll(replace(state, workers={**state.workers, "m/1": older}), "m", 10.0)
+    for index in range(2):
+        at_s = 20.0 + 10 * index
+        state, _ = step(state, [(f"m/{index}", an_end(1))], at_s)
+        state, _ = observe(state, a_snapshot(at_s=at_s + 1), at_s + 1)
+        last = BecameReady(2) if index == 0 else an_end(2)
+        state, effects = step(state, [(f"m/{index}", last)], at_s + 2)
+
+    told = [effect.reason for effect in effects if isinstance(effect, Note)]
+
+    assert "the roll of m stops at m/1: there is no model x" in told[0]
+    assert "; restarted: m/0 (ready); left as they are: m/2, m/3; " in told[0]
+    assert told[0].endswith("ran with another definition before: m/1; apply the earlier fleet to have it again")
 
 
 def test_a_roll_stops_also_where_the_failed_worker_would_be_started_again() -> None:

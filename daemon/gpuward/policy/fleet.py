@@ -143,7 +143,7 @@ def roll(state: FleetState, pool: str, now_s: float) -> Outcome:
 def _roll_on(state: FleetState, now_s: float) -> Outcome:
     effects: list[Effect] = []
     for pool, before in tuple(state.rolls.items()):
-        after, name, stopped = roll_on(before, state.workers)
+        after, name, stopped = roll_on(before, state.workers, state.pools[pool])
         rolls = {other: one for other, one in state.rolls.items() if other != pool}
         state = replace(state, rolls=rolls | ({pool: after} if after is not None else {}))
         if stopped:

@@ -48,28 +48,53 @@ def _too_many(others: Iterable[Worker], pool: Pool) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roll:
-    """A pool that is being restarted: ``current`` is ready again from run ``ready_in_run`` on, ``left`` come after."""
+    """A pool that is being restarted: ``current`` is ready again from run ``ready_in_run`` on, ``left`` come after.
+
+    ``rolled`` have been restarted; of these and ``current``, ``changed`` ran with another definition before.
+    """
 
     left: tuple[str, ...]
     current: str = ""
     ready_in_run: int = 0
+    rolled: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
-def roll_on(roll: Roll, workers: Mapping[str, Worker]) -> tuple[Roll | None, str, str]:
+def roll_on(roll: Roll, workers: Mapping[str, Worker], pool: Pool) -> tuple[Roll | None, str, str]:
     """Return what is left of a roll, the worker to be restarted now, and why it stops; both empty for a wait."""
     current = workers.get(roll.current)
     if current is not None and current.goal is Goal.UP and not current.removed:
         if current.phase is Phase.FAILED or _fell(current, roll.ready_in_run):
-            left = f"; left as they are: {', '.join(roll.left)}" if roll.left else ""
-            return None, "", f"stops at {current.name}: {current.reason}{left}"
+            return None, "", f"stops at {current.name}: {current.reason}; {_state_of(roll, workers)}"
         if current.phase is not Phase.READY or current.run < roll.ready_in_run:
             return roll, "", ""
+        roll = replace(roll, rolled=(*roll.rolled, current.name))
     for position, name in enumerate(roll.left):
         worker = workers.get(name)
         if worker is not None and worker.goal is Goal.UP and not worker.removed:
-            then = replace(roll, left=roll.left[position + 1 :], current=name, ready_in_run=worker.run + 1)
+            changed = (*roll.changed, name) if worker.definition not in {"", definition(pool)} else roll.changed
+            then = Roll(
+                left=roll.left[position + 1 :],
+                current=name,
+                ready_in_run=worker.run + 1,
+                rolled=roll.rolled,
+                changed=changed,
+            )
             return then, name, ""
     return None, "", ""
+
+
+def _state_of(roll: Roll, workers: Mapping[str, Worker]) -> str:
+    """Say what a roll that stops leaves behind, and whether there is an earlier definition to go back to."""
+    rolled = [f"{name} ({workers[name].phase})" for name in roll.rolled if name in workers]
+    before = f"with another definition before: {', '.join(roll.changed)}; apply the earlier fleet to have it again"
+    return "; ".join(
+        (
+            f"restarted: {', '.join(rolled) or 'none'}",
+            f"left as they are: {', '.join(roll.left) or 'none'}",
+            f"ran {before}" if roll.changed else "nothing to roll back: all ran with this definition before",
+        )
+    )
 
 
 def _fell(worker: Worker, ready_in_run: int) -> bool:
