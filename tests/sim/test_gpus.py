@@ -283,3 +283,18 @@ def test_cleared_faults_leave_the_gpus_as_they_were(tmp_path: Path) -> None:
 
     assert (broken[0].health, broken[1].vitals.temperature_c) == ("lost", 99)
     assert gpus.snapshot().gpus == before
+
+
+def test_memory_with_a_lag_is_held_by_nobody_for_a_while_after_its_process(tmp_path: Path) -> None:
+    with a_process() as pid:
+        (tmp_path / str(pid)).write_text(f"0 {GIB}\nlag 60\n")
+        assert used(tmp_path, "1xH100-80GB") == [GIB]
+
+    gpu = SimulatedGpus("1xH100-80GB", tmp_path).snapshot().gpus[0]
+    (late,) = tmp_path.iterdir()
+    long_ago_s = time.time() - 61
+    os.utime(late, (long_ago_s, long_ago_s))
+
+    assert (gpu.used_bytes, gpu.processes) == (GIB, ())
+    assert used(tmp_path, "1xH100-80GB") == [0]
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from gpuward.sim.claims import ClaimReader, write_claim
+from gpuward.sim.claims import NO_PROCESS, ClaimReader, write_claim
 
 GIB: Final = 1024**3
 _ALONE: Final = '[{"index":0,"uuid":"GPU-51000000-0000-4000-8000-000000000000","total_bytes":85520809984}]'
@@ -68,10 +68,11 @@ def visible_devices(devices: tuple[Device, ...], environment: Mapping[str, str])
 class RankMemory:
     """What one rank holds on its GPU. Without a claims directory nothing is held, and all but the own share is free."""
 
-    def __init__(self, device: Device, local_rank: int, claims_dir: str | None) -> None:
+    def __init__(self, device: Device, local_rank: int, claims_dir: str | None, lag_s: float = 0.0) -> None:
         self._device = device
         self._local_rank = local_rank
         self._claims_dir = claims_dir
+        self._lag_s = lag_s
         self._held_bytes = 0
 
     def requested_bytes(self, utilization: float) -> int:
@@ -105,7 +106,7 @@ class RankMemory:
             growth_bytes = wanted_bytes - self._held_bytes
             if growth_bytes > self._free()[0]:
                 raise CudaOutOfMemory(self.out_of_memory(growth_bytes))
-            write_claim(self._claims_dir, {self._device.uuid: wanted_bytes})
+            write_claim(self._claims_dir, {self._device.uuid: wanted_bytes}, self._lag_s)
             self._held_bytes = wanted_bytes
         finally:
             os.close(turn)
@@ -113,7 +114,9 @@ class RankMemory:
     def out_of_memory(self, wanted_bytes: int) -> str:
         """Return PyTorch's message for an allocation of ``wanted_bytes`` that fails now."""
         free_bytes, others = self._free()
-        neighbours = "".join(f"Process {pid} has {_size(held)} memory in use. " for pid, held in others.items())
+        neighbours = "".join(
+            f"Process {pid} has {_size(held)} memory in use. " for pid, held in others.items() if pid != NO_PROCESS
+        )
         return (
             f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {_size(wanted_bytes)}. "
             f"GPU {self._local_rank} has a total capacity of {_size(self._device.total_bytes)} "
@@ -129,7 +132,7 @@ class RankMemory:
             for claim in ClaimReader(self._claims_dir).read():
                 held_bytes = sum(share_bytes for gpu, share_bytes in claim.shares if gpu in names)
                 if held_bytes and claim.pid != os.getpid():
-                    others[claim.pid] = held_bytes
+                    others[claim.pid] = others.get(claim.pid, 0) + held_bytes
         usable_bytes = self._device.total_bytes - self._device.reserved_bytes
         return max(0, usable_bytes - self._held_bytes - sum(others.values())), others
 

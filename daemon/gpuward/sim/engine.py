@@ -70,7 +70,8 @@ class Engine:
             for rank in range(job.arguments.world_size)
         ]
         self._memories = [
-            RankMemory(device, rank, job.settings.claims_dir) for rank, device in enumerate(job.devices[: len(names)])
+            RankMemory(device, rank, job.settings.claims_dir, job.settings.lag_s)
+            for rank, device in enumerate(job.devices[: len(names)])
         ]
         self._ranks: Sequence[Rank] = self._memories
         self._children: list[RankProcess] = []

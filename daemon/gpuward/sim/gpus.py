@@ -15,7 +15,7 @@ from typing import Final
 
 from gpuward.host.gpus import process_name
 from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
-from gpuward.sim.claims import Claim, ClaimReader, write_claim
+from gpuward.sim.claims import NO_PROCESS, Claim, ClaimReader, write_claim
 from gpuward.sim.gpu_faults import Faults, with_faults
 
 MIB: Final = 1024 * 1024
@@ -208,7 +208,7 @@ def _gpu(card: Card, processes: dict[int, GpuProcess]) -> Gpu:
         reserved_bytes=card.reserved_bytes,
         used_bytes=used_bytes,
         free_bytes=usable_bytes - used_bytes,
-        processes=tuple(processes.values()),
+        processes=tuple(process for process in processes.values() if process.pid != NO_PROCESS),
         vitals=Vitals(
             busy_percent=0,
             temperature_c=_IDLE_C,

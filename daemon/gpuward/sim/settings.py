@@ -44,6 +44,11 @@ class Settings(NamedTuple):
         """Return the first fault of this kind and phase."""
         return next((fault for fault in self.faults if fault.kind == kind and fault.phase == phase), None)
 
+    @property
+    def lag_s(self) -> float:
+        """How long the GPU keeps memory whose process has ended."""
+        return max((fault.value / 1000 for fault in self.faults if fault.kind == "lag"), default=0.0)
+
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """Return the settings. Raises ValueError for a number or fault that is none."""
