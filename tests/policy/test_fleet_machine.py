@@ -165,6 +165,8 @@ class FleetMachine(RuleBasedStateMachine):
             if self.automatic.get(name):
                 self.automatic[name].pop()
             self.tell(name, StartRefused(run, "the port is taken"))
+            worker = self.state.workers[name]
+            assert (worker.run, worker.not_before_s > self.now_s) == (run - 1, True)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), ready=st.booleans())

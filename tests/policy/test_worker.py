@@ -173,8 +173,39 @@ def test_a_refused_start_waits_for_the_condition_and_is_no_failure() -> None:
 
     blocked, effects = step(worker, StartRefused(3, "waits for port 8000"), POOL, 10.0)
 
-    assert (blocked.phase, blocked.reason, blocked.failures, effects) == (Phase.BLOCKED, "waits for port 8000", (), ())
+    assert (blocked.phase, blocked.run, blocked.failures, effects) == (Phase.BLOCKED, 2, (), ())
+    assert blocked.reason == "waits for port 8000; refusal 1, tries again in 1 s"
     assert blocked.not_before_s == 11.0
+
+
+def refused_again_and_again(worker: Worker, times: int) -> tuple[Worker, list[float]]:
+    pauses_s = []
+    for _ in range(times):
+        worker, _ = begin_run(worker, POOL, 10.0)
+        worker, _ = step(worker, StartRefused(worker.run, "waits for port 8000"), POOL, 10.0)
+        pauses_s.append(worker.not_before_s - 10.0)
+    return worker, pauses_s
+
+
+def test_a_start_that_is_refused_again_and_again_keeps_its_number_and_waits_longer_each_time() -> None:
+    blocked = a_worker(phase=Phase.BLOCKED, run=2, ready_since_s=None)
+
+    worker, pauses_s = refused_again_and_again(blocked, 1100)
+
+    assert (worker.run, worker.phase) == (2, Phase.BLOCKED)
+    assert pauses_s[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert pauses_s[-1] == 30.0
+
+
+@pytest.mark.parametrize("event", [BecameReady(3), an_end(run=3), RestartAsked("by command"), StartAsked()])
+def test_a_run_that_starts_and_a_command_end_the_row_of_refusals(event: Event) -> None:
+    blocked = a_worker(phase=Phase.BLOCKED, run=2, ready_since_s=None)
+    refused, _ = refused_again_and_again(blocked, 5)
+    started, _ = begin_run(refused, POOL, 50.0)
+
+    after, _ = step(started, event, POOL, 60.0)
+
+    assert (refused.refusals, after.refusals) == (5, 0)
 
 
 def test_a_hung_run_is_killed_whole_at_once_and_its_end_is_a_failure() -> None:

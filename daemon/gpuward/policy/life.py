@@ -70,6 +70,7 @@ class Worker:
     ``proved`` that of the run which became ready last.
     ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
     ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
+    ``refusals``: starts in a row that were refused, none of them a run.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     """
 
@@ -99,6 +100,7 @@ class Worker:
     faults: tuple[float, ...] = ()
     avoid: tuple[str, ...] = ()
     steps: tuple[LadderStep, ...] = ()
+    refusals: int = 0
     then: Next | None = None
     killed: bool = False
     halted: bool = False

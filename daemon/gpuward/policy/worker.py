@@ -48,7 +48,8 @@ DRAIN_LIMIT_S = 300.0
 """A worker that waits to be stopped, for its dependents or for a neighbour that starts, goes ahead after this long."""
 
 REFUSED_PAUSE_S = 1.0
-"""A start that was refused is tried again after this."""
+REFUSED_PAUSE_MAX_S = 30.0
+"""A start that was refused is tried again after the first; the pause doubles, up to the second, while it goes on."""
 
 MOVED_PAUSE_S = 0.05
 """A worker that moves to other ports tries again after this."""
@@ -139,6 +140,7 @@ def _anew(worker: Worker, now_s: float) -> Worker:
         waits=(),
         faults=(),
         avoid=(),
+        refusals=0,
         not_before_s=now_s,
     )
 
@@ -176,7 +178,7 @@ def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
         return worker, ()
     took_s = now_s - worker.since_s
     return enter(
-        replace(worker, ready_since_s=now_s, proved=worker.definition),
+        replace(worker, ready_since_s=now_s, proved=worker.definition, refusals=0),
         Phase.READY,
         f"ready after {took_s:.1f} s",
         now_s,
@@ -192,20 +194,24 @@ def _hung(worker: Worker, run: int, reason: str, now_s: float) -> Step:
 
 
 def _start_refused(worker: Worker, event: StartRefused, now_s: float) -> Step:
+    """Give the number of the run back, for there was none; wait longer each time that the refusal repeats."""
     if worker.run != event.run or not worker.alive:
         return worker, ()
+    pause_s = min(REFUSED_PAUSE_MAX_S, REFUSED_PAUSE_S * 2.0 ** min(worker.refusals, 62))
+    worker = replace(worker, run=worker.run - 1, refusals=worker.refusals + 1)
     if worker.phase is not Phase.STARTING:
         return enter(replace(worker, then=None), Phase.STOPPED, worker.reason, now_s), ()
-    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s)
     if event.ports is None:
-        return replace(blocked, not_before_s=now_s + REFUSED_PAUSE_S), ()
+        reason = f"{event.reason}; refusal {worker.refusals}, tries again in {pause_s:g} s"
+        return replace(enter(worker, Phase.BLOCKED, reason, now_s), not_before_s=now_s + pause_s), ()
+    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s)
     return replace(blocked, port_block=event.ports[0], port=event.ports[1], not_before_s=now_s + MOVED_PAUSE_S), ()
 
 
 def _run_ended(worker: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
     if worker.run != event.run or not worker.alive:
         return worker, ()
-    ended = replace(worker, last_exit=event.exit, ended_s=now_s, then=None, killed=False)
+    ended = replace(worker, last_exit=event.exit, ended_s=now_s, then=None, killed=False, refusals=0)
     why = worker.reason.split(";")[0]
     if worker.then in {"stop", "halt"} or worker.goal is Goal.DOWN:
         return _rest(ended, Phase.STOPPED, why, now_s)
