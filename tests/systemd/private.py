@@ -1,4 +1,4 @@
-"""Boots a private systemd in namespaces by the wrapper `with-systemd` (shared/tools) and runs a script in it."""
+"""Runs a script in a private systemd, which `boot_systemd` beside this file boots; tells where none can be booted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WRAPPER = ROOT.parent / "shared/tools/with-systemd"
+HARNESS = Path(__file__).with_name("boot_systemd")
 NO_BOOT = 125
 
 NEEDS_A_BOOT = [
@@ -19,17 +19,16 @@ NEEDS_A_BOOT = [
     pytest.mark.root,
     pytest.mark.e2e,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not WRAPPER.exists(), reason="shared/tools/with-systemd is not there"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a private systemd"),
     pytest.mark.skipif(not shutil.which("systemctl"), reason="systemd is not installed (Debian: systemd dbus)"),
 ]
 
 
-def run_inside(script: str, **more: str) -> str:
+def run_inside(script: str) -> str:
     """Return what a script beside this file prints; a test that needs it is skipped where nothing can be booted."""
+    # `timeout` ends the harness by SIGTERM, upon which it cleans up; subprocess would kill it.
     ended = subprocess.run(
-        [WRAPPER, sys.executable, Path(__file__).with_name(script)],
-        env={**os.environ, "WS_BIND": str(ROOT), "WS_TIMEOUT": "150", **more},
+        ["timeout", "--kill-after=15", "150", HARNESS, sys.executable, Path(__file__).with_name(script)],
         cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     if ended.returncode == NO_BOOT:

@@ -19,7 +19,8 @@ from gpuward.host.cgroups import Cgroups, scopes
 from gpuward.host.runs import Runs, RunSpec
 
 MIB = 1024 * 1024
-HOG = "x = []\nwhile True: x.append(bytearray(b'1' * (1 << 20)))"
+HOG = "x = [bytearray(b'1' * (1 << 20)) for _ in range(1024)]"
+CGROUP2 = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 SLEEPER = "import signal; signal.pause()"
 
 
@@ -50,7 +51,7 @@ def main_pid(runs: Runs, worker: str) -> int:
 def main() -> None:
     runs = Runs(Path(tempfile.mkdtemp()) / "runs")
     runs.prepare()
-    cgroups = scopes(Path("/sys/fs/cgroup/unified"))
+    cgroups = scopes(next(path for path in CGROUP2 if (path / "cgroup.procs").exists()))
     began = time.monotonic()
     keeper = start(runs, cgroups, "sleeper/0", SLEEPER)
     sleeper = main_pid(runs, "sleeper/0")

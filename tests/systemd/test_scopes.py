@@ -16,7 +16,7 @@ pytestmark = NEEDS_A_BOOT
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    seen: dict[str, Any] = json.loads(run_inside("scopes_under_systemd.py", WS_CGROUP="hybrid"))
+    seen: dict[str, Any] = json.loads(run_inside("scopes_under_systemd.py"))
     return seen
 
 
