@@ -205,6 +205,19 @@ def test_a_port_that_somebody_else_has_is_waited_for_by_name(daemon: DaemonUnder
     assert (ready["port"], ready["restarts"]) == (port, 0)
 
 
+def test_a_worker_without_a_port_of_its_own_moves_away_from_a_port_that_is_taken_while_it_loads(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.environment["GPUWARD_SIM_START_S"] = "0.5"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", daemon.ports))  # bound and not listening, without SO_REUSEADDR: a bind beside it fails
+        daemon.start('[pool.x]\nmodel = "org/m"\n[pool.x.restart]\ndelay-first-s = 0.05\n')
+        ready = daemon.until("x/0", lambda worker: worker["ready"])
+
+    assert ready["port"] != daemon.ports
+    assert ready["last_exit"]["cause"] == "port-conflict"
+
+
 def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_untouched(daemon: DaemonUnderTest) -> None:
     daemon.start(SLEEPERS)
     before = daemon.all_ready()

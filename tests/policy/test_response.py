@@ -41,6 +41,18 @@ def test_each_cause_has_its_answer(cause: str, permanent: bool, answer: str) -> 
     assert answer_to(POOL, an_end(cause, permanent=permanent)) == answer
 
 
+def test_a_taken_port_is_final_only_where_the_pool_names_it() -> None:
+    worker = replace(WORKER, port_block=20000, port=20000)
+    taken = an_end("port-conflict", permanent=True)
+
+    moves, restarts = after_end(worker, POOL, taken, 10.0)
+    _, gives_up = after_end(worker, Pool(name="m", model="m", port=8000), taken, 10.0)
+
+    assert moves.shunned_blocks == (20000,)
+    assert isinstance(restarts, Restart)
+    assert isinstance(gives_up, GiveUp)
+
+
 def test_a_pool_may_answer_otherwise() -> None:
     pool = Pool(name="m", model="m", on_cause=OnCause(gpu_busy="fail", config_error="restart"))
 

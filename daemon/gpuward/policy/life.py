@@ -101,6 +101,7 @@ class Worker:
     avoid: tuple[str, ...] = ()
     steps: tuple[LadderStep, ...] = ()
     refusals: int = 0
+    shunned_blocks: tuple[int, ...] = ()
     then: Next | None = None
     killed: bool = False
     halted: bool = False

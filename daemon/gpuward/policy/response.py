@@ -29,8 +29,13 @@ def answer_to(pool: Pool, ended: RunEnded) -> Answer:
         return "fail"
     said: Treatment = getattr(pool.on_cause, cause.replace("-", "_"), "auto")
     if said == "auto":
-        return "fail" if ended.permanent else "restart"
+        return "fail" if ended.permanent and not _has_other_ports(pool, ended) else "restart"
     return said
+
+
+def _has_other_ports(pool: Pool, ended: RunEnded) -> bool:
+    """A taken port is final only where the pool names it; any other worker moves to another block."""
+    return ended.exit.cause == "port-conflict" and pool.port is None
 
 
 def after_end(worker: Worker, pool: Pool, ended: RunEnded, now_s: float) -> tuple[Worker, Restart | GiveUp]:
@@ -52,6 +57,8 @@ def after_end(worker: Worker, pool: Pool, ended: RunEnded, now_s: float) -> tupl
         case "move":
             return _moves(worker, pool, ended, now_s)
         case "restart":
+            if _has_other_ports(pool, ended) and worker.port_block is not None:
+                worker = replace(worker, shunned_blocks=(*worker.shunned_blocks, worker.port_block))
             return worker, _restarts(worker, pool, ended, now_s)
 
 

@@ -29,18 +29,22 @@ def planned(equipment: Equipment, worker: Worker, pool: Pool) -> Launch:
 
 
 def port_taken(equipment: Equipment, worker: Worker, pool: Pool, blocks: Mapping[str, int]) -> StartRefused | None:
-    """Where somebody listens on its port, a worker waits for the port that its pool names, or takes other ports.
+    """Where somebody has its port, a worker waits for the one that its pool names, or takes other ports.
 
-    ``blocks``: first port of every worker's block.
+    ``blocks``: first port of every worker's block. A block on which a run found a port taken is not used again: a
+    server that has bound and does not listen yet (a vLLM that loads) is seen by nobody who looks for listeners.
     """
     holder = listener(worker.port) if worker.port is not None else None
-    if holder is None:
+    if holder is not None:
+        whose = f"port {worker.port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
+    elif pool.port is None and worker.port is not None and worker.port_block in worker.shunned_blocks:
+        whose = f"port {worker.port}: an earlier run found it, or one of its block, taken"
+    else:
         return None
-    whose = f"port {worker.port}: pid {holder.pid or '?'} ({holder.name or 'unknown'}) listens on it"
     if pool.port is not None:
         return StartRefused(worker.run, f"waits for {whose}")
     others = {name: block for name, block in blocks.items() if name != worker.name}
-    busy = {socket.port for socket in listening()}
+    busy = {*worker.shunned_blocks, *(socket.port for socket in listening())}
     try:
         block = assign(blocks, equipment.settings.ports, others, busy)[worker.name]
     except PortsExhausted as error:
