@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
+
+from msgspec import to_builtins
 
 from gpuward.gpu_care import GpuCare
 from gpuward.policy.fleet import FleetState
@@ -14,12 +16,20 @@ from gpuward.policy.memory import claim_bytes
 Document = dict[str, Any]
 
 
-def gpu_document(state: FleetState, care: GpuCare, gpu: Gpu) -> Document:
-    """Return one GPU of ``gpuctl gpus -o json``.
+def workers_by_gpu(state: FleetState) -> dict[str, list[Worker]]:
+    """Return who has each GPU, or is going to have it, by UUID; in fleet order."""
+    found: dict[str, list[Worker]] = {}
+    for worker in state.workers.values():
+        for uuid in held(worker):
+            found.setdefault(uuid, []).append(worker)
+    return found
+
+
+def gpu_document(state: FleetState, care: GpuCare, gpu: Gpu, workers: Sequence[Worker]) -> Document:
+    """Return one GPU of ``gpuctl gpus -o json``; ``workers`` are those of `workers_by_gpu`.
 
     ``unattributed_bytes`` is what no listed process has (contexts, the driver); None where a process does not tell.
     """
-    workers = [worker for worker in state.workers.values() if gpu.uuid in held(worker)]
     holders = [_holder(state, process) for process in gpu.processes]
     return {
         "index": gpu.index,
@@ -33,7 +43,7 @@ def gpu_document(state: FleetState, care: GpuCare, gpu: Gpu) -> Document:
         "health": _health(care, gpu),
         "reason": state.closed.get(gpu.uuid, gpu.reason),
         "warnings": list(care.watch.of_gpu(gpu.uuid)),
-        "vitals": asdict(gpu.vitals),
+        "vitals": to_builtins(gpu.vitals),
         "settling": gpu.settling,
         "workers": [worker.name for worker in workers],
         "holders": holders,

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from gpuward import __version__
-from gpuward.answering.gpu_views import gpu_document
+from gpuward.answering.gpu_views import gpu_document, workers_by_gpu
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.fleets import Fleets, Proposal
 from gpuward.gpu_care import GpuCare
@@ -68,7 +68,7 @@ class Views:
                 "sampled_at": rfc3339(time.time() - now_s + state.snapshot.taken_at_s),
             },
             "workers": [self.worker(worker, by_uuid, now_s) for worker in state.workers.values()],
-            "gpus": [self.gpu(gpu) for gpu in state.snapshot.gpus],
+            "gpus": self._gpus(),
         }
 
     def worker(self, worker: Worker, by_uuid: dict[str, Gpu] | None = None, now_s: float | None = None) -> Document:
@@ -120,9 +120,15 @@ class Views:
             for uuid in uuids
         ]
 
+    def _gpus(self) -> list[Document]:
+        state = self._supervisor.state
+        workers = workers_by_gpu(state)
+        return [gpu_document(state, self._care, gpu, workers.get(gpu.uuid, ())) for gpu in state.snapshot.gpus]
+
     def gpu(self, gpu: Gpu) -> Document:
         """One GPU."""
-        return gpu_document(self._supervisor.state, self._care, gpu)
+        state = self._supervisor.state
+        return gpu_document(state, self._care, gpu, workers_by_gpu(state).get(gpu.uuid, ()))
 
     def why(self, worker: Worker, runs: list[RunRecord]) -> Document:
         """What a worker is doing, why, since when, what follows; and its ended runs, newest first."""
