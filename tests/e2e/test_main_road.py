@@ -210,7 +210,8 @@ def test_a_worker_without_a_port_of_its_own_moves_away_from_a_port_that_is_taken
 ) -> None:
     daemon.environment["GPUWARD_SIM_START_S"] = "0.5"
     with socket.socket() as other:
-        other.bind(("127.0.0.1", daemon.ports))  # bound and not listening, without SO_REUSEADDR: a bind beside it fails
+        other.bind(("127.0.0.1", 0))  # bound and not listening, without SO_REUSEADDR: a bind beside it fails
+        daemon.ports = other.getsockname()[1]
         daemon.start('[pool.x]\nmodel = "org/m"\n[pool.x.restart]\ndelay-first-s = 0.05\n')
         ready = daemon.until("x/0", lambda worker: worker["ready"])
 

@@ -63,7 +63,7 @@ _BRACES: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[a-z]*)\}|[{}]")
 _OWN_VARIABLES: Final = re.compile(
     r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|GPUWARD_(?!SIM_).*|GPUWARD_SIM_(CLAIMS|GPUS)"
 )
-_FLAGS_WITH_KEYS: Final[Mapping[str, str]] = {
+FLAGS_WITH_KEYS: Final[Mapping[str, str]] = {
     "--port": "port",
     "--gpu-memory-utilization": "gpu-memory-utilization",
     "--tensor-parallel-size": "tensor-parallel-size",
@@ -71,8 +71,9 @@ _FLAGS_WITH_KEYS: Final[Mapping[str, str]] = {
     "--pipeline-parallel-size": "pipeline-parallel-size",
     "-pp": "pipeline-parallel-size",
     "--max-model-len": "max-model-len",
+    "--device-ids": "gpus",
 }
-"""vLLM's flags that plan and watch go by the key for: given twice, the last would win unseen."""
+"""vLLM's flags that extra-args may not hold: plan, watch and probe go by the key, and the last one of two would win."""
 
 
 def pool_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Remark]:
@@ -147,7 +148,7 @@ def _engine_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Re
     if pool.engine == "vllm" and "model" not in stated:
         yield section.remark("bad-value", 'model: engine "vllm" needs it; write model = "DIRECTORY" or "org/name"')
     for word in pool.extra_args:
-        own_key = _FLAGS_WITH_KEYS.get(word.partition("=")[0])
+        own_key = FLAGS_WITH_KEYS.get(word.partition("=")[0])
         if own_key is not None:
             yield section.bad_value("extra-args", list(pool.extra_args), f"{word} has a key of its own; set {own_key}")
 

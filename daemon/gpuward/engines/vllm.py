@@ -7,21 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from gpuward.config.fleet import Pool
+from gpuward.config.pool_rules import FLAGS_WITH_KEYS
 from gpuward.engines import programs
 from gpuward.engines.environment import prepend_path
 from gpuward.engines.launch import CannotLaunch, HostContext, Readiness
-
-OURS: Final = {
-    "--port": "port",
-    "--gpu-memory-utilization": "gpu-memory-utilization",
-    "--tensor-parallel-size": "tensor-parallel-size",
-    "-tp": "tensor-parallel-size",
-    "--pipeline-parallel-size": "pipeline-parallel-size",
-    "-pp": "pipeline-parallel-size",
-    "--max-model-len": "max-model-len",
-    "--device-ids": "gpus",
-}
-"""Flags that extra-args may not hold, since plan, watch and probe go by the key: the last one of two would win."""
 
 NIXL: Final = 1  # to NIXL + 7: vLLM adds the data parallel rank
 EC: Final = 9
@@ -34,10 +23,10 @@ PORTS_MIN: Final = INTERNAL + 4
 
 
 def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
-    """Return everything behind ``vllm``; CannotLaunch where the pool lacks a model or sets one of `OURS` twice."""
+    """Return everything behind ``vllm``; CannotLaunch without a model, or with one of `FLAGS_WITH_KEYS` twice."""
     model = model_name(pool)
     for word in pool.extra_args:
-        key = OURS.get(_flag(word))
+        key = FLAGS_WITH_KEYS.get(_flag(word))
         if key is not None:
             raise CannotLaunch(
                 f"pool '{pool.name}' has {word!r} in extra-args; use the key '{key}', which gpuward reads"

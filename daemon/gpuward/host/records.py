@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -201,15 +200,11 @@ class Records:
         return [record for path in paths if (record := self._load(path, RunRecord)) is not None]
 
     def forget(self, worker: str) -> None:
-        """Drop what is kept of a worker that left the fleet; its history stays until its name is used again."""
+        """Drop what is kept of a worker that left the fleet; its history stays, for whoever asks why."""
         for suffix in (".down", ".json"):
             (self.root / "workers" / f"{worker}{suffix}").unlink(missing_ok=True)
         with suppress(OSError):
             (self.root / "workers" / worker).parent.rmdir()
-
-    def clear_history(self, worker: str) -> None:
-        """Drop the history of a worker."""
-        shutil.rmtree(self.root / "history" / worker, ignore_errors=True)
 
     def _load(self, path: Path, kind: type[Record]) -> Record | None:
         try:
