@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+from collections.abc import Iterator
 
+import pytest
 from tests.policy.fleets import GIB, a_gpu
 
 from gpuward.policy.inventory import GpuProcess, Snapshot
 from gpuward.running.attribution import Attribution, Tracks
 
-OURS = Tracks(sessions={os.getsid(0): "a/0"}, keepers={os.getppid(): "a/0"}, markers={}, mark=b"GPUWARD_RUN=test:")
+
+@pytest.fixture
+def processes() -> Iterator[tuple[int, int]]:
+    """A process of a session of its own, which is a run's, and one of another session, which is not."""
+    command = ["sleep", "60"]
+    with (
+        subprocess.Popen(command, start_new_session=True) as ours,
+        subprocess.Popen(command, start_new_session=True) as foreign,
+    ):
+        try:
+            yield ours.pid, foreign.pid
+        finally:
+            ours.kill()
+            foreign.kill()
+
+
+def tracks_of(pid: int) -> Tracks:
+    return Tracks(sessions={pid: "a/0"}, keepers={pid: "a/0"}, markers={}, mark=b"GPUWARD_RUN=test:")
 
 
 def a_sample(*held: tuple[int, int | None]) -> Snapshot:
@@ -17,22 +36,25 @@ def a_sample(*held: tuple[int, int | None]) -> Snapshot:
     return Snapshot(provider="nvml", state="ok", taken_at_s=0.0, gpus=(a_gpu(0, processes=processes), a_gpu(1)))
 
 
-def test_memory_of_a_runs_session_is_its_workers() -> None:
+def test_memory_of_a_runs_session_is_its_workers(processes: tuple[int, int]) -> None:
+    ours, foreign = processes
     attribution = Attribution()
 
-    attribution.update(a_sample((os.getpid(), 3 * GIB), (1, 5 * GIB)), OURS)
+    attribution.update(a_sample((ours, 3 * GIB), (foreign, 5 * GIB)), tracks_of(ours))
 
     assert attribution.used_bytes == {"a/0": {"GPU-0": 3 * GIB}}
     assert attribution.untold == set()
-    assert attribution.holders[os.getpid()].kind == "ours"
+    assert attribution.holders[ours].kind == "ours"
+    assert attribution.holders[foreign].kind == "foreign"
 
 
-def test_memory_that_the_driver_does_not_tell_is_untold_not_zero_until_it_does() -> None:
+def test_memory_that_the_driver_does_not_tell_is_untold_not_zero_until_it_does(processes: tuple[int, int]) -> None:
+    ours, _ = processes
     attribution = Attribution()
 
-    attribution.update(a_sample((os.getpid(), None)), OURS)
+    attribution.update(a_sample((ours, None)), tracks_of(ours))
     untold = set(attribution.untold)
-    attribution.update(a_sample((os.getpid(), GIB)), OURS)
+    attribution.update(a_sample((ours, GIB)), tracks_of(ours))
 
     assert untold == {("a/0", "GPU-0")}
     assert attribution.untold == set()
