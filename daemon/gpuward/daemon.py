@@ -13,12 +13,13 @@ from gpuward import __version__
 from gpuward.answering.commands import Commands
 from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
-from gpuward.fleets import Fleets, read_fleet_file
+from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
 from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
+from gpuward.planning import read_fleet_file
 from gpuward.policy import fleet as policy
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot

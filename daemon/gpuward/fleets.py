@@ -6,65 +6,26 @@ nothing.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from msgspec import structs
 
 from gpuward.config.errors import ConfigError
-from gpuward.config.fleet import Fleet, Pool, Remark
-from gpuward.engines.build import http_port
+from gpuward.config.fleet import Fleet, Pool
 from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
-from gpuward.host.ports import listening
 from gpuward.host.records import VERSION, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
-from gpuward.policy.apply import Applied, Ports, apply
-from gpuward.policy.fleet import step
-from gpuward.policy.inventory import Snapshot
+from gpuward.planning import FleetText, Planner, Proposal, read_fleet_file, summary
+from gpuward.policy.apply import Applied, apply
+from gpuward.policy.fleet import begin_roll, settle, step
 from gpuward.policy.life import Event, Goal, RestartAsked
-from gpuward.policy.placement import place
-from gpuward.policy.plan import Plan
-from gpuward.policy.ports import assign, explicit_ports, problems
-from gpuward.policy.reload import Change, compare, outdated
+from gpuward.policy.reload import definition, outdated
+from gpuward.policy.roll import more_than_a_roll
 from gpuward.supervisor import Supervisor
-
-FILE_MAX_BYTES = 4 * 1024**2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetText:
-    """A fleet file as somebody read it; relative paths in it are relative to ``directory``."""
-
-    text: str
-    name: str
-    directory: str
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the text, hexadecimal."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A fleet that was decoded and planned; ``fleet`` is None where the file could not be decoded."""
-
-    source: FleetText
-    fleet: Fleet | None
-    plan: Plan
-    changes: tuple[Change, ...]
-
-
-def read_fleet_file(path: Path) -> FleetText:
-    """Read a fleet file; OSError or ValueError where it is not there, not text, or larger than a fleet can be."""
-    size = path.stat().st_size
-    if size > FILE_MAX_BYTES:
-        raise ValueError(f"it has {size} bytes, a fleet file at most {FILE_MAX_BYTES}")
-    return FleetText(text=path.read_text(encoding="utf-8"), name=path.name, directory=str(path.absolute().parent))
 
 
 class Fleets:
@@ -77,8 +38,8 @@ class Fleets:
         self._seen = _looks(None)
         self._supervisor = supervisor
         self._records = equipment.records
-        self._settings = equipment.settings
-        self._no_cgroups = equipment.cgroups.refusal
+        self.planner = Planner(supervisor, equipment)
+        supervisor.keep_rolls = self._keep_rolls
 
     @property
     def revision(self) -> int:
@@ -87,23 +48,29 @@ class Fleets:
 
     def propose(self, source: FleetText) -> Proposal:
         """Decode and plan a file against what runs now."""
-        try:
-            fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
-        except ConfigError as error:
-            plan = Plan(workers=(), problems=error.named, warnings=(), gpus_needed=0, gpus_available=0)
-            return Proposal(source=source, fleet=None, plan=plan, changes=())
-        return self._planned(source, fleet)
+        return self.planner.propose(source, self._applied)
 
     def propose_scale(self, pool: str, workers: int) -> Proposal:
         """The applied fleet with another number of workers in one pool; KeyError where there is no such pool."""
         if self.stored is None:
             raise KeyError(pool)
-        self.stored.fleet.pool(pool)
-        pools = tuple(
-            structs.replace(one, workers=workers) if one.name == pool else one for one in self.stored.fleet.pools
-        )
+        changed = structs.replace(self.stored.fleet.pool(pool), workers=workers)
         source = FleetText(text="", name=self.stored.source, directory="/")
-        return self._planned(source, structs.replace(self.stored.fleet, pools=pools))
+        return self.planner.proposal(source, _with_pool(self.stored.fleet, changed), self._applied)
+
+    def propose_roll(self, name: str, source: FleetText) -> Proposal:
+        """Decode and plan a file that may change nothing but the definition of one pool."""
+        proposal = self.propose(source)
+        if self.stored is None or proposal.fleet is None or not proposal.plan.ok:
+            return proposal
+        beside = more_than_a_roll(name, self.stored.fleet, proposal.fleet, proposal.changes)
+        if beside is None:
+            return proposal
+        return replace(proposal, plan=replace(proposal.plan, workers=(), problems=(beside,)))
+
+    @property
+    def _applied(self) -> Fleet | None:
+        return self.stored.fleet if self.stored is not None else None
 
     def apply(self, proposal: Proposal, *, unsaved: bool = False) -> int:
         """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
@@ -113,26 +80,61 @@ class Fleets:
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok
-        fleet, plan, changes = proposal.fleet, proposal.plan, proposal.changes
-        ports = self._ports(fleet)
-        digest = proposal.source.digest if proposal.source.text else (self.stored.digest if self.stored else "")
-        stored = StoredFleet(
-            version=VERSION,
-            revision=self.revision + 1,
-            source=proposal.source.name,
-            digest=digest,
-            applied_at=time.time(),
-            fleet=fleet,
-        )
+        applied = Applied(proposal.fleet, proposal.plan, proposal.changes, self.planner.ports(proposal.fleet))
+        stored = self._next(proposal.fleet, proposal.source)
         self._save(stored, unsaved=unsaved)
-        self.stored = stored
-        self._supervisor.journal.note(
-            "fleet-applied", f"revision {stored.revision} of {stored.source}: {summary(changes)}"
-        )
-        self._tell_unenforced(fleet)
-        self._supervisor.command(lambda state, now_s: apply(state, Applied(fleet, plan, changes, ports), now_s))
+        self._become(stored, summary(proposal.changes))
+        self._tell_unenforced(proposal.fleet)
+        self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
         self.look_for_drift()
         return stored.revision
+
+    def roll(self, name: str, proposal: Proposal) -> int:
+        """Give one pool the definition of a proposal that changes nothing else, worker by worker; else as `apply`."""
+        assert proposal.fleet is not None
+        assert self.stored is not None
+        pool, earlier = proposal.fleet.pool(name), self.stored.fleet.pool(name)
+        back_to = earlier if definition(earlier) != definition(pool) else None
+        begun = begin_roll(self._supervisor.state, pool, back_to)
+        stored = structs.replace(self._next(proposal.fleet, proposal.source), rolls=dict(begun.rolls))
+        self._save(stored, unsaved=False)
+        self._become(stored, f"pool {name} is rolled to it")
+        self._supervisor.command(lambda state, now_s: settle(begin_roll(state, pool, back_to), now_s))
+        self.look_for_drift()
+        return stored.revision
+
+    def _next(self, fleet: Fleet, source: FleetText) -> StoredFleet:
+        """The next revision; it goes on with what is being rolled."""
+        return StoredFleet(
+            version=VERSION,
+            revision=self.revision + 1,
+            source=source.name,
+            digest=source.digest if source.text else "",
+            applied_at=time.time(),
+            fleet=fleet,
+            rolls=dict(self._supervisor.state.rolls),
+        )
+
+    def _become(self, stored: StoredFleet, what: str) -> None:
+        self.stored = stored
+        self._supervisor.journal.note("fleet-applied", f"revision {stored.revision} of {stored.source}: {what}")
+
+    def _keep_rolls(self) -> None:
+        """Keep how far rolls have come; a pool that one has taken back to its earlier definition is a new revision."""
+        if self.stored is None or self.stored.rolls == self._supervisor.state.rolls:
+            return
+        rolls, pools = dict(self._supervisor.state.rolls), self._supervisor.state.pools
+        fleet = self.stored.fleet
+        back = [pools[name] for name in rolls if pools[name] != fleet.pool(name)]
+        for pool in back:
+            fleet = _with_pool(fleet, pool)
+        source = FleetText(text="", name=f"the roll back of {self.stored.source}", directory="/")
+        stored = self._next(fleet, source) if back else structs.replace(self.stored, rolls=rolls)
+        self._save(stored, unsaved=True)
+        if back:
+            self._become(stored, f"pool {', '.join(pool.name for pool in back)} back at its earlier definition")
+            self.look_for_drift()
+        self.stored = stored
 
     def _save(self, stored: StoredFleet, *, unsaved: bool) -> None:
         try:
@@ -172,13 +174,13 @@ class Fleets:
             return False
         fleet = self.stored.fleet
         state = self._supervisor.state
-        plan = self.plan(fleet, state.snapshot, {name: one.device_uuids for name, one in state.workers.items()})
+        plan = self.planner.plan(fleet, state.snapshot, {name: one.device_uuids for name, one in state.workers.items()})
         if not plan.ok:
             reason = f"revision {self.revision} goes on with the devices that are known: {plan.problems[0].message}"
             self._supervisor.notice("fleet-does-not-fit", reason)
             return False
         self._supervisor.notices.pop("fleet-does-not-fit", None)
-        applied = Applied(fleet, plan, (), self._ports(fleet))
+        applied = Applied(fleet, plan, (), self.planner.ports(fleet))
         self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
         return True
 
@@ -190,6 +192,8 @@ class Fleets:
         state = self._supervisor.state
         events: list[tuple[str, Event]] = []
         for worker in state.workers.values():
+            if worker.pool in state.rolls:
+                continue
             settled = worker.alive and worker.goal is Goal.UP and worker.then is None and not worker.removed
             reason = outdated(worker, state.pools[worker.pool], started_as.get(worker.name)) if settled else ""
             if reason:
@@ -227,61 +231,14 @@ class Fleets:
             return None
         return f"{self.start_file} differs from the applied revision {self.revision}"
 
-    def _planned(self, source: FleetText, fleet: Fleet) -> Proposal:
-        state = self._supervisor.state
-        devices = {name: worker.device_uuids for name, worker in state.workers.items() if not worker.removed}
-        plan = self.plan(fleet, state.snapshot, devices)
-        old = self.stored.fleet if self.stored is not None else None
-        return Proposal(source=source, fleet=fleet, plan=plan, changes=compare(old, fleet, devices, plan))
-
-    def plan(self, fleet: Fleet, snapshot: Snapshot, devices: Mapping[str, tuple[str, ...]]) -> Plan:
-        """Place a fleet on this host; workers that keep their definition keep their devices."""
-        plan = place(
-            fleet.pools,
-            snapshot,
-            excluded=self._settings.inventory.exclude,
-            closed=self._closed(devices),
-            claims_per_gpu=self._settings.limits.claims_per_gpu,
-            current={name: uuids for name, uuids in devices.items() if uuids},
-        )
-        plan = replace(plan, warnings=(*fleet.warnings, *self._unenforced(fleet), *plan.warnings))
-        trouble = problems(fleet.pools, self._settings.ports)
-        return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
-
-    def _closed(self, devices: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-        """GPUs that take no new worker; who has one keeps its place there, and is held back by `policy.admission`."""
-        had = {uuid for uuids in devices.values() for uuid in uuids}
-        return {uuid: why for uuid, why in self._supervisor.state.closed.items() if uuid not in had}
-
-    def _unenforced(self, fleet: Fleet) -> tuple[Remark, ...]:
-        """Limits of host memory that this host does not let us keep."""
-        limited = [pool for pool in fleet.pools if pool.memory_max is not None] if self._no_cgroups else []
-        return tuple(
-            Remark(
-                code="memory-max-not-enforced",
-                pool=pool.name,
-                message=f"pool '{pool.name}': memory-max = {pool.memory_max} is not enforced: {self._no_cgroups}",
-            )
-            for pool in limited
-        )
-
     def _tell_unenforced(self, fleet: Fleet) -> None:
-        for remark in self._unenforced(fleet):
+        for remark in self.planner.unenforced(fleet):
             self._supervisor.journal.note(remark.code, remark.message, level="warning")
 
-    def _ports(self, fleet: Fleet) -> dict[str, Ports]:
-        """Ports of each worker; those that have a block keep it."""
-        workers = self._supervisor.state.workers
-        names = [name for pool in fleet.pools for name in pool.worker_names]
-        current = {name: worker.port_block for name, worker in workers.items() if worker.port_block is not None}
-        busy = {*explicit_ports(fleet.pools).values(), *(socket.port for socket in listening())}
-        blocks = assign(names, self._settings.ports, current, busy)
-        ports = {}
-        for pool in fleet.pools:
-            for index, name in enumerate(pool.worker_names):
-                block = range(blocks[name], blocks[name] + self._settings.ports.per_worker)
-                ports[name] = Ports(block=block[0], serves_on=http_port(pool, index, block) if serves(pool) else None)
-        return ports
+
+def _with_pool(fleet: Fleet, pool: Pool) -> Fleet:
+    """The fleet with this pool in the place of the one of its name."""
+    return structs.replace(fleet, pools=tuple(pool if one.name == pool.name else one for one in fleet.pools))
 
 
 def _looks(path: Path | None) -> tuple[int, int, int]:
@@ -291,18 +248,3 @@ def _looks(path: Path | None) -> tuple[int, int, int]:
     except OSError:
         known = None
     return (known.st_ino, known.st_mtime_ns, known.st_size) if known is not None else (0, 0, 0)
-
-
-def summary(changes: tuple[Change, ...]) -> str:
-    """Count changes by what they do."""
-    counts: dict[str, int] = {}
-    for change in changes:
-        counts[change.action] = counts.get(change.action, 0) + 1
-    return ", ".join(f"{count} {action}" for action, count in counts.items()) or "no worker changes"
-
-
-def serves(pool: Pool) -> bool:
-    """Whether workers of the pool listen on a port that they are given."""
-    if pool.engine != "command" or pool.port is not None:
-        return True
-    return any("{port}" in word for word in (*pool.command, pool.ready_url or ""))

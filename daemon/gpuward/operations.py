@@ -37,7 +37,7 @@ class Operations:
         moved = False
         for operation in tuple(self.by_id.values()):
             if operation.state == "running":
-                later = advance(operation, state.workers)
+                later = advance(operation, state.workers, state.rolls)
                 moved = moved or later is not operation
                 self.by_id[operation.id] = later
         if moved:

@@ -44,6 +44,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.memory import claim_bytes
+from gpuward.policy.roll import Roll
 from gpuward.running.attribution import Attribution
 from gpuward.running.autopsy import Findings
 from gpuward.running.runner import Reports, Runner
@@ -73,6 +74,9 @@ class Supervisor:
         self._runner = Runner(equipment, reports)
         self._inbox: list[tuple[str, Event]] = []
         self._wake = asyncio.Event()
+        self.keep_rolls: Callable[[], None] = lambda: None
+        """Called when a roll has moved, before anything is performed: it must survive; a pool may have gone back."""
+
         self.notices: dict[str, str] = {}
         """What an operator has to mend, by kind (and file): part of ``status`` for as long as it holds."""
 
@@ -131,9 +135,10 @@ class Supervisor:
             if worker.alive:
                 self._runner.kill(worker.name)
 
-    def adopt(self, pools: Mapping[str, Pool], workers: Mapping[str, Worker]) -> None:
+    def adopt(self, pools: Mapping[str, Pool], workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> None:
         """Take over what an earlier daemon left: first the records, then the runs that they speak of."""
-        self.state = replace(self.state, pools=dict(pools), workers=dict(workers))
+        rolling = {name: roll for name, roll in rolls.items() if name in pools}
+        self.state = replace(self.state, pools=dict(pools), workers=dict(workers), rolls=rolling)
         for worker in workers.values():
             if worker.alive:
                 with around("adopt"):
@@ -176,6 +181,8 @@ class Supervisor:
             if old is None or _essence(old) != _essence(new):
                 durable = old is None or (old.goal, old.device_uuids) != (new.goal, new.device_uuids)
                 self._record(new, durable=durable)
+        if before.rolls != self.state.rolls:
+            self.keep_rolls()
         for effect in effects:
             with around(type(effect).__name__):
                 self._perform(effect)

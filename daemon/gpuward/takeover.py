@@ -42,7 +42,7 @@ class Takeover:
         found = found_runs(self._equipment.runs)
         taken = take_over(pools, recorded, found, records.wanted_down(), now_s)
         self._started_as = {run.worker: run.pool for run in found if run.pool is not None}
-        self._supervisor.adopt(taken.pools, taken.workers)
+        self._supervisor.adopt(taken.pools, taken.workers, stored.rolls if stored is not None else {})
         for note in taken.notes:
             self._supervisor.journal.note(note.kind, note.reason, worker=note.worker, level="warning")
         self._tell(sum(worker.alive for worker in taken.workers.values()), time.monotonic() - now_s)

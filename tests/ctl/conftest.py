@@ -243,7 +243,7 @@ class Documents:
         self, state: str, *steps: tuple[str, str, str], version: int = 1, verb: str = "start"
     ) -> dict[str, Any]:
         workers = [
-            {"name": name, "state": one, "phase": phase, "reason": f"{name} is {phase}, as 1 of 2"}
+            {"name": name, "state": one, "phase": phase, "reason": f"{name} is {phase}, as 1 of 2", "evidence": []}
             for name, one, phase in steps
         ]
         return {"id": "op-1", "verb": verb, "state": state, "version": version, "workers": workers}

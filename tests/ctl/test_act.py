@@ -73,6 +73,20 @@ def test_a_failed_worker_is_told_with_its_reason_and_last_log_lines(gpuctl: Any,
 
 
 @pytest.mark.usefixtures("started")
+def test_a_failed_worker_is_told_with_the_lines_that_tell_why_where_they_are_known(
+    gpuctl: Any, daemon: Any, documents: Any
+) -> None:
+    operation = documents.operation("failed", ("decode/1", "failed", "failed"))
+    operation["workers"][0]["evidence"] = ["ValueError: first cause"]
+    daemon.answers("operation", operation)
+
+    _, _, err = gpuctl("start", "--all")
+
+    assert err.splitlines()[1:] == ["  | ValueError: first cause"]
+    assert daemon.args_of("logs") == []
+
+
+@pytest.mark.usefixtures("started")
 def test_a_failed_worker_without_a_log_is_told_all_the_same(gpuctl: Any, daemon: Any, documents: Any) -> None:
     daemon.answers("operation", documents.operation("failed", ("decode/1", "failed", "failed")))
     daemon.refuses("logs", "no-such-worker")

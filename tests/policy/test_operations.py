@@ -24,8 +24,8 @@ def test_two_restarts_are_one_and_both_end_when_the_later_run_is_ready() -> None
     first, second = an_operation(run=4), an_operation(run=5, number=2)
 
     first = give_way(first, second)
-    early = advance(first, {"w/0": a_worker(phase=Phase.READY, run=4)})
-    both = [advance(one, {"w/0": a_worker(phase=Phase.READY, run=5)}) for one in (first, second)]
+    early = advance(first, {"w/0": a_worker(phase=Phase.READY, run=4)}, {})
+    both = [advance(one, {"w/0": a_worker(phase=Phase.READY, run=5)}, {}) for one in (first, second)]
 
     assert early.state == "running"
     assert [one.state for one in both] == ["done", "done"]
@@ -34,7 +34,7 @@ def test_two_restarts_are_one_and_both_end_when_the_later_run_is_ready() -> None
 def test_the_end_of_the_run_that_a_joined_restart_waited_for_is_no_failure_of_it() -> None:
     first = give_way(an_operation(run=4), an_operation(run=5, number=2))
 
-    between = advance(first, {"w/0": a_worker(phase=Phase.RELEASING, run=4, last_exit=an_exit(4))})
+    between = advance(first, {"w/0": a_worker(phase=Phase.RELEASING, run=4, last_exit=an_exit(4))}, {})
 
     assert between.state == "running"
 
@@ -55,7 +55,7 @@ def test_a_start_supersedes_a_stop() -> None:
 def test_a_second_stop_joins_the_first() -> None:
     first = give_way(an_operation("stop", down=True), an_operation("stop", down=True, number=2))
 
-    assert advance(first, {"w/0": a_worker(phase=Phase.STOPPED, goal=Goal.DOWN)}).state == "done"
+    assert advance(first, {"w/0": a_worker(phase=Phase.STOPPED, goal=Goal.DOWN)}, {}).state == "done"
 
 
 def test_a_command_for_other_workers_changes_nothing() -> None:
@@ -66,9 +66,11 @@ def test_a_command_for_other_workers_changes_nothing() -> None:
 
 
 def test_what_is_settled_stays_as_it_was_told() -> None:
-    done = advance(an_operation(), {"w/0": a_worker(phase=Phase.READY)})
+    done = advance(an_operation(), {"w/0": a_worker(phase=Phase.READY)}, {})
 
-    later = advance(give_way(done, an_operation("stop", down=True, number=2)), {"w/0": a_worker(phase=Phase.FAILED)})
+    later = advance(
+        give_way(done, an_operation("stop", down=True, number=2)), {"w/0": a_worker(phase=Phase.FAILED)}, {}
+    )
 
     assert later == done
 
@@ -76,7 +78,7 @@ def test_what_is_settled_stays_as_it_was_told() -> None:
 def test_a_failed_start_tells_the_reason_and_the_lines_that_prove_it() -> None:
     fallen = a_worker(phase=Phase.BACKOFF, reason="crash: ended with code 1; next start in 2 s", last_exit=an_exit(4))
 
-    operation = advance(an_operation("start"), {"w/0": fallen})
+    operation = advance(an_operation("start"), {"w/0": fallen}, {})
 
     target = operation.targets[0]
     assert (operation.state, target.phase, target.reason) == ("failed", "backoff", fallen.reason)
@@ -86,19 +88,19 @@ def test_a_failed_start_tells_the_reason_and_the_lines_that_prove_it() -> None:
 def test_the_end_of_an_earlier_run_is_neither_failure_nor_evidence() -> None:
     waiting = a_worker(phase=Phase.BLOCKED, run=3, last_exit=an_exit(3))
 
-    assert advance(an_operation("start"), {"w/0": waiting}).state == "running"
+    assert advance(an_operation("start"), {"w/0": waiting}, {}).state == "running"
 
 
 def test_a_worker_that_left_the_fleet_is_down_and_cannot_be_up() -> None:
-    assert advance(an_operation("stop", down=True), {}).state == "done"
-    assert advance(an_operation("start"), {}).targets[0].reason == "no longer in the fleet"
+    assert advance(an_operation("stop", down=True), {}, {}).state == "done"
+    assert advance(an_operation("start"), {}, {}).targets[0].reason == "no longer in the fleet"
 
 
 def test_each_change_that_a_client_should_see_has_a_version_of_its_own() -> None:
     operation = an_operation()
 
-    starting = advance(operation, {"w/0": a_worker(phase=Phase.STARTING)})
-    same = advance(starting, {"w/0": a_worker(phase=Phase.STARTING)})
-    ready = advance(starting, {"w/0": a_worker(phase=Phase.READY)})
+    starting = advance(operation, {"w/0": a_worker(phase=Phase.STARTING)}, {})
+    same = advance(starting, {"w/0": a_worker(phase=Phase.STARTING)}, {})
+    ready = advance(starting, {"w/0": a_worker(phase=Phase.READY)}, {})
 
     assert (starting.version, same.version, ready.version) == (2, 2, 3)

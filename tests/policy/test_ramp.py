@@ -1,14 +1,12 @@
-"""The first worker of a pool alone, then the rest; a roll one by one."""
+"""The first worker of a pool alone, then the rest."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from tests.policy.fleets import a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.policy.fleet import FleetState, observe, roll, step
-from gpuward.policy.life import BecameReady, Effect, LastExit, Note, Phase, RunEnded, StartRun, StopAsked, Terminate
+from gpuward.policy.fleet import FleetState, observe, step
+from gpuward.policy.life import BecameReady, Effect, LastExit, Phase, RunEnded, StartRun, StopAsked
 from gpuward.policy.operations import Operation, Target, advance
 
 
@@ -68,7 +66,7 @@ def test_a_command_that_waits_for_held_workers_ends_as_failed() -> None:
     state, _ = step(state, [("m/0", an_end(1))], 1.0)
     targets = tuple(Target(name=f"m/{index}", down=False, ready_in_run=1) for index in range(4))
 
-    operation = advance(Operation(id="apply-1", verb="apply", targets=targets), state.workers)
+    operation = advance(Operation(id="apply-1", verb="apply", targets=targets), state.workers, {})
 
     assert operation.state == "failed"
 
@@ -101,78 +99,3 @@ def test_another_definition_is_tried_with_one_worker_first() -> None:
     _, effects = observe(state, a_snapshot(at_s=12.0), 12.0)
 
     assert started(effects) == ["m/0"]
-
-
-def test_a_roll_restarts_one_after_the_other_on_the_same_gpus() -> None:
-    state, asked = roll(all_ready(), "m", 10.0)
-    order = []
-
-    for number in range(4):
-        at_s = 11.0 + 10 * number
-        order += [effect.worker for effect in asked if isinstance(effect, Terminate)]
-        state, _ = step(state, [(order[-1], an_end(1))], at_s)
-        state, again = observe(state, a_snapshot(at_s=at_s + 1), at_s + 1)
-        assert started(again) == [order[-1]]
-        state, asked = step(state, [(order[-1], BecameReady(2))], at_s + 2)
-
-    assert order == ["m/0", "m/1", "m/2", "m/3"]
-    assert (asked, state.rolls) == ((), {})
-    assert [worker.run_uuids for worker in state.workers.values()] == [(f"GPU-{index}",) for index in range(4)]
-
-
-def test_a_roll_stops_at_the_first_failure_and_leaves_the_others_as_they_are() -> None:
-    state, _ = roll(all_ready(), "m", 10.0)
-    state, _ = step(state, [("m/0", an_end(1))], 11.0)
-    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
-    targets = tuple(Target(name=f"m/{index}", down=False, ready_in_run=2) for index in range(4))
-
-    state, effects = step(state, [("m/0", an_end(2))], 13.0)
-    operation = advance(Operation(id="roll-1", verb="roll", targets=targets), state.workers)
-
-    told = [effect.reason for effect in effects if isinstance(effect, Note)]
-    assert [worker.phase for worker in state.workers.values()][1:] == [Phase.READY] * 3
-    assert state.rolls == {}
-    assert "the roll of m stops at m/0: there is no model x" in told[0]
-    assert "; restarted: none; left as they are: m/1, m/2, m/3; nothing to roll back: all ran with this " in told[0]
-    assert [target.state for target in operation.targets] == ["failed"] * 4
-    assert operation.targets[1].reason == "left as it is: the roll stopped at m/0"
-
-
-def test_a_roll_that_stops_tells_who_was_restarted_and_who_ran_with_another_definition_before() -> None:
-    state = all_ready()
-    older = replace(state.workers["m/1"], definition="older")
-    state, _ = roll(replace(state, workers={**state.workers, "m/1": older}), "m", 10.0)
-    for index in range(2):
-        at_s = 20.0 + 10 * index
-        state, _ = step(state, [(f"m/{index}", an_end(1))], at_s)
-        state, _ = observe(state, a_snapshot(at_s=at_s + 1), at_s + 1)
-        last = BecameReady(2) if index == 0 else an_end(2)
-        state, effects = step(state, [(f"m/{index}", last)], at_s + 2)
-
-    told = [effect.reason for effect in effects if isinstance(effect, Note)]
-
-    assert "the roll of m stops at m/1: there is no model x" in told[0]
-    assert "; restarted: m/0 (ready); left as they are: m/2, m/3; " in told[0]
-    assert told[0].endswith("ran with another definition before: m/1; apply the earlier fleet to have it again")
-
-
-def test_a_roll_stops_also_where_the_failed_worker_would_be_started_again() -> None:
-    state, _ = roll(all_ready(), "m", 10.0)
-    state, _ = step(state, [("m/0", an_end(1))], 11.0)
-    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
-
-    state, _ = step(state, [("m/0", an_end(2, permanent=False, cause="crash"))], 13.0)
-
-    assert (state.workers["m/0"].phase, state.rolls) == (Phase.RELEASING, {})
-    assert state.workers["m/1"].phase is Phase.READY
-
-
-def test_a_roll_passes_over_a_worker_that_is_stopped_meanwhile() -> None:
-    state, _ = roll(all_ready(), "m", 10.0)
-    state, _ = step(state, [("m/1", StopAsked()), ("m/0", an_end(1))], 11.0)
-    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
-
-    _, effects = step(state, [("m/0", BecameReady(2)), ("m/1", an_end(1))], 13.0)
-
-    assert [effect for effect in effects if isinstance(effect, Terminate)] == [Terminate("m/2")]
-    assert state.workers["m/1"].phase is Phase.STOPPING

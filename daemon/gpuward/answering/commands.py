@@ -17,8 +17,9 @@ from gpuward.control.protocol import PROTOCOL_VERSION
 from gpuward.control.roles import Peer, Role
 from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
-from gpuward.fleets import Fleets, FleetText, Proposal, read_fleet_file
+from gpuward.fleets import Fleets
 from gpuward.host import logs
+from gpuward.planning import FleetText, Proposal, read_fleet_file
 from gpuward.policy import fleet as policy
 from gpuward.policy.life import (
     ALIVE,
@@ -149,20 +150,21 @@ class Commands:
     def _applied(self, proposal: Proposal, verb: Verb) -> Document:
         document = self._views.proposal(proposal)
         if not proposal.plan.ok:
-            code = "bad-file" if proposal.fleet is None else "refused"
-            problems = "; ".join(problem.message for problem in proposal.plan.problems)
-            raise Refusal(code, f"nothing was applied: {problems}", document)
+            raise _nothing_applied(proposal, document)
         before = self._supervisor.state.workers
-        try:
-            document["revision"] = self._fleets.apply(proposal)
-        except OSError as error:
-            raise Refusal("failed", f"nothing was applied: the fleet cannot be saved: {error.strerror}") from None
-        except PortsExhausted as error:
-            raise Refusal("refused", f"nothing was applied: {error}") from None
+        document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
         document["operation"] = self._supervisor.operations.begin(verb, targets).id if targets else None
         self._supervisor.operations.look(self._supervisor.state)
         return document
+
+    def _save_or_refuse(self, apply: Callable[[], int]) -> int:
+        try:
+            return apply()
+        except OSError as error:
+            raise Refusal("failed", f"nothing was applied: the fleet cannot be saved: {error.strerror}") from None
+        except PortsExhausted as error:
+            raise Refusal("refused", f"nothing was applied: {error}") from None
 
     def _touched(self, proposal: Proposal) -> list[str]:
         workers = self._supervisor.state.workers
@@ -196,13 +198,24 @@ class Commands:
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 
     def _roll(self, args: ask.RollArgs) -> Document:
-        """Restart a pool one worker after the other."""
+        """Restart a pool one worker after the other, with what a file says of it where there is one."""
         workers = [worker for worker in self._resolve(ask.TargetArgs(targets=(args.pool,))) if worker.goal is Goal.UP]
-        if args.pool not in self._supervisor.state.pools or not workers:
+        pool = self._supervisor.state.pools.get(args.pool)
+        if pool is None or not workers:
             raise Refusal("refused", f"cannot roll {args.pool!r}: no pool of this name has workers that are wanted up")
+        rolling = self._supervisor.state.rolls.get(pool.name)
+        if rolling is not None:
+            why = f"its roll is at {rolling.current}, {len(rolling.left)} to come; apply a fleet to end it"
+            raise Refusal("refused", f"cannot roll {pool.name!r} twice at once: {why}")
         targets = [_target("restart", worker) for worker in workers]
+        proposal = self._fleets.propose_roll(pool.name, _text(args.file)) if args.file is not None else None
+        if proposal is not None and not proposal.plan.ok:
+            raise _nothing_applied(proposal, self._views.proposal(proposal))
+        if proposal is not None:
+            self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal))
+        else:
+            self._supervisor.command(lambda state, now_s: policy.settle(policy.begin_roll(state, pool), now_s))
         operation = self._supervisor.operations.begin("roll", targets)
-        self._supervisor.command(lambda state, now_s: policy.roll(state, args.pool, now_s))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 
@@ -280,6 +293,12 @@ class Commands:
 def _concerns(worker: str | None, name: str) -> bool:
     """Whether an event's worker is the one named, or of the pool named."""
     return worker is not None and name in {worker, worker.rpartition("/")[0]}
+
+
+def _nothing_applied(proposal: Proposal, document: Document) -> Refusal:
+    code = "bad-file" if proposal.fleet is None else "refused"
+    problems = "; ".join(problem.message for problem in proposal.plan.problems)
+    return Refusal(code, f"nothing was applied: {problems}", document)
 
 
 def _text(args: ask.FileArgs) -> FleetText:

@@ -9,11 +9,12 @@ from typing import Any
 from gpuward import __version__
 from gpuward.answering.gpu_views import gpu_document, workers_by_gpu
 from gpuward.control.protocol import SCHEMA_VERSION
-from gpuward.fleets import Fleets, Proposal
+from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
 from gpuward.host.records import RunRecord
 from gpuward.interop.fleet_toml import fix
 from gpuward.journal import rfc3339
+from gpuward.planning import Proposal
 from gpuward.policy.inventory import Gpu
 from gpuward.policy.ladder import said
 from gpuward.policy.life import Goal, LastExit, Phase, Worker

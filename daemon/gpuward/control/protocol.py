@@ -24,7 +24,8 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``reset`` {"targets": [..], "all": bool} -> as restart; undoes what `on-oom = "adapt"` has lowered, ``workers`` are
   those that had something lowered
-- ``roll`` {"pool"} -> as restart; one worker after the other, the first failure ends it
+- ``roll`` {"pool", "file": {FILE}|null} -> as restart; one worker after the other, the first failure ends it. With
+  ``file`` the pool gets the definition there (nothing else may change), and goes back to its own after a failure
 - ``scale`` {"pool", "workers"} -> as apply
 - ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
   "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason",

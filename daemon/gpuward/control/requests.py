@@ -62,9 +62,10 @@ class ScaleArgs(Args, frozen=True, kw_only=True):
 
 
 class RollArgs(Args, frozen=True, kw_only=True):
-    """Restart a pool one worker after the other."""
+    """Restart a pool one worker after the other; with ``file`` it gets what that says of it."""
 
     pool: Name
+    file: FileArgs | None = None
 
 
 class OperationArgs(Args, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpuward.control.protocol import EXIT_OK
 from gpuward.ctl.arguments import Command, waiting_arguments
+from gpuward.ctl.fleet_file import read_fleet_file
 from gpuward.ctl.text import counted
 from gpuward.ctl.trouble import Usage
 from gpuward.ctl.waiting import finish
@@ -34,12 +35,16 @@ def act(args: Namespace, client: Client, screen: Screen) -> int:
 def roll_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``roll``."""
     parser.add_argument("pool", metavar="POOL", help="the pool")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="fleet file: the pool gets what it says, and goes back if that fails"
+    )
     waiting_arguments(parser)
 
 
 def roll(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl roll``: restart one worker after the other on its GPUs; exit 1 at the first that fails."""
-    return _follow(client.call("roll", {"pool": args.pool}), args, client, screen)
+    file = read_fleet_file(args.file) if args.file is not None else None
+    return _follow(client.call("roll", {"pool": args.pool, "file": file}), args, client, screen)
 
 
 def _follow(started: Started, args: Namespace, client: Client, screen: Screen) -> int:

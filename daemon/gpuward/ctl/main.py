@@ -27,7 +27,7 @@ VERBS = {
     "start": "start workers or pools",
     "stop": "stop workers or pools; they stay down",
     "restart": "restart workers or pools",
-    "roll": "restart a pool one worker after the other; stops at the first failure",
+    "roll": "restart a pool one worker after the other; goes back at the first failure",
     "reset": "undo what on-oom = adapt has lowered",
     "logs": "a worker's output",
     "events": "what happened",

@@ -87,7 +87,7 @@ def finish(
     failed = [step for step in workers if step["state"] == "failed"]
     for step in failed:
         screen.complain(f"cannot {operation['verb']} {step['name']}: {step['reason'] or step['phase']}")
-        _quote_log(client, step["name"], screen)
+        _quote(step["evidence"] or _end_of_log(client, step["name"]), screen)
     return EXIT_FAILED if failed or operation["state"] == "failed" else EXIT_OK
 
 
@@ -132,13 +132,17 @@ def _draw_end(screen: Screen, operation: Operation, progress: Progress) -> None:
     screen.line(f"{operation['verb']}: {amount} done in {progress.elapsed()}")
 
 
-def _quote_log(client: Client, worker: str, screen: Screen) -> None:
-    """Show the last lines of a failed worker on stderr, where there are any."""
+def _end_of_log(client: Client, worker: str) -> list[str]:
+    """Return the last lines of a worker's newest run, where there are any."""
     try:
         chunk: LogChunk = client.call(
             "logs", {"worker": worker, "run": None, "lines": LOG_LINES, "offset": None, "max_bytes": LOG_MAX_BYTES}
         )
     except Refused:
-        return
-    for line in chunk["text"].splitlines()[-LOG_LINES:]:
+        return []
+    return chunk["text"].splitlines()[-LOG_LINES:]
+
+
+def _quote(lines: list[str], screen: Screen) -> None:
+    for line in lines:
         screen.err.write(f"  | {one_line(line)}\n")

@@ -22,6 +22,7 @@ from gpuward.config.fleet import Fleet
 from gpuward.host.boundary import boundary
 from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
+from gpuward.policy.roll import Roll
 
 VERSION = 1
 """Format of every file here. A file of an earlier version is brought up by `MIGRATIONS`, any other is set aside."""
@@ -34,7 +35,10 @@ Record = TypeVar("Record")
 
 
 class StoredFleet(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet that was applied last. ``source`` is the file's name, ``digest`` the SHA-256 of its text."""
+    """The fleet that was applied last. ``source`` is the file's name, ``digest`` the SHA-256 of its text.
+
+    ``rolls``: pools that are being rolled, in the same file so that neither can be there without the other.
+    """
 
     version: int
     revision: int
@@ -42,6 +46,7 @@ class StoredFleet(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     applied_at: float
     fleet: Fleet
+    rolls: dict[str, Roll] = {}
 
 
 class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):

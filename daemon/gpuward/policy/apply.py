@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gpuward.config.fleet import Fleet
+from gpuward.config.fleet import Fleet, Pool
 from gpuward.policy.fleet import FleetState, Outcome, step, with_worker
 from gpuward.policy.life import (
     Event,
@@ -16,7 +16,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.plan import Plan
-from gpuward.policy.reload import Change
+from gpuward.policy.reload import Change, definition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,13 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
     """Put a fleet that fits in the place of the present one.
 
     A worker that the operator has stopped stays stopped; one that has failed starts again only if its definition
-    changed; a worker that is no longer in the fleet is stopped and then forgotten.
+    changed; a worker that is no longer in the fleet is stopped and then forgotten. A pool that is being rolled goes on
+    with that if its processes would start as before; otherwise this takes the place of the roll.
     """
     fleet = applied.fleet
     by_worker = {change.worker: change for change in applied.changes}
-    state = replace(state, pools={**state.pools, **{pool.name: pool for pool in fleet.pools}})
+    rolls = {pool.name: state.rolls[pool.name] for pool in fleet.pools if _rolls_on(state, pool)}
+    state = replace(state, pools={**state.pools, **{pool.name: pool for pool in fleet.pools}}, rolls=rolls)
     events: list[tuple[str, Event]] = []
     wanted = [(pool.name, name) for pool in fleet.pools for name in pool.worker_names]
     for pool_name, name in wanted:
@@ -62,6 +64,10 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
             state = with_worker(state, replace(worker, removed=True))
             events.append((worker.name, StopAsked("no longer in the fleet")))
     return step(_in_fleet_order(state, [name for _, name in wanted]), events, now_s)
+
+
+def _rolls_on(state: FleetState, pool: Pool) -> bool:
+    return pool.name in state.rolls and definition(state.pools[pool.name]) == definition(pool)
 
 
 def _placed(worker: Worker | None, pool: str, name: str, applied: Applied) -> Worker:

@@ -28,7 +28,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
-from gpuward.policy.ramp import Roll, roll_on
+from gpuward.policy.roll import Roll, reason_of, roll_on
 from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
 
@@ -134,27 +134,41 @@ def settle(state: FleetState, now_s: float) -> Outcome:
     return state, tuple(effects)
 
 
-def roll(state: FleetState, pool: str, now_s: float) -> Outcome:
-    """Restart the workers of a pool one after the other, on the GPUs that they have; the first failure ends it."""
-    left = tuple(worker.name for worker in state.members(pool) if worker.goal is Goal.UP)
-    return settle(replace(state, rolls={**state.rolls, pool: Roll(left=left)}), now_s)
+def begin_roll(state: FleetState, pool: Pool, earlier: Pool | None = None) -> FleetState:
+    """Have the workers of a pool restarted one after the other, on the GPUs that they have, once it is settled.
+
+    ``earlier``: the definition to go back to at the first failure, where ``pool`` is another.
+    """
+    members = [worker for worker in state.members(pool.name) if worker.goal is Goal.UP]
+    steps = {worker.name: worker.steps for worker in members if worker.steps and earlier is not None}
+    begun = Roll(left=tuple(worker.name for worker in members), earlier=earlier, steps=steps)
+    pools = {**state.pools, pool.name: pool}
+    return replace(state, pools=pools, rolls={**state.rolls, pool.name: begun})
 
 
 def _roll_on(state: FleetState, now_s: float) -> Outcome:
     effects: list[Effect] = []
-    for pool, before in tuple(state.rolls.items()):
-        after, name, stopped = roll_on(before, state.workers, state.pools[pool])
+    for pool, before in tuple(state.rolls.items()) if not state.halting else ():
+        turn = roll_on(before, state.workers, state.pools[pool])
         rolls = {other: one for other, one in state.rolls.items() if other != pool}
-        state = replace(state, rolls=rolls | ({pool: after} if after is not None else {}))
-        if stopped:
-            effects.append(Note(before.current, "roll-stopped", f"the roll of {pool} {stopped}"))
-        if name:
-            restarted, caused = step_worker(
-                state.workers[name], RestartAsked("rolled by command"), state.pools[pool], now_s
-            )
-            state = with_worker(state, restarted)
+        rolls |= {pool: turn.roll} if turn.roll is not None else {}
+        state = replace(state, rolls=rolls, pools={**state.pools, pool: turn.pool})
+        if turn.told is not None:
+            effects.append(Note(before.current, *turn.told))
+        if turn.restart and turn.roll is not None:
+            state, caused = _restart_in_roll(state, turn.roll, now_s)
             effects += caused
     return state, tuple(effects)
+
+
+def _restart_in_roll(state: FleetState, roll: Roll, now_s: float) -> Outcome:
+    """Restart the worker whose turn it is: another definition begins with no ladder, the earlier one with its own."""
+    worker = state.workers[roll.current]
+    if roll.earlier is not None:
+        worker = replace(worker, steps=roll.steps.get(worker.name, ()) if roll.goes_back else ())
+    pool = state.pools[worker.pool]
+    restarted, effects = step_worker(worker, RestartAsked(reason_of(roll)), pool, now_s)
+    return with_worker(state, restarted), effects
 
 
 def _whereabouts(worker: Worker) -> tuple[Phase, tuple[str, ...], float | None]:
@@ -167,7 +181,8 @@ def _without(state: FleetState, name: str) -> FleetState:
     used = {worker.pool for worker in workers.values()}
     gone = state.workers[name].pool
     pools = {pool: definition for pool, definition in state.pools.items() if pool in used or pool != gone}
-    return replace(state, workers=workers, pools=pools)
+    rolls = {pool: one for pool, one in state.rolls.items() if pool in pools}
+    return replace(state, workers=workers, pools=pools, rolls=rolls)
 
 
 def _advance(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker | None, tuple[Effect, ...]]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.ramp import HELD
+from gpuward.policy.roll import Roll
 
 Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", "roll"]
 
@@ -34,26 +35,60 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A command under way; ``version`` grows with every change that a waiting client should see."""
+    """A command under way; ``version`` grows with every change that a waiting client should see.
+
+    ``goes_back``: a roll that has failed and is not back at the earlier definition yet.
+    """
 
     id: str
     verb: Verb
     targets: tuple[Target, ...]
     version: int = 1
+    goes_back: bool = False
 
     @property
     def state(self) -> Literal["running", "done", "failed"]:
         """Running until every worker is settled; failed if any failed."""
         states = {target.state for target in self.targets}
-        if "pending" in states:
+        if "pending" in states or self.goes_back:
             return "running"
         return "failed" if "failed" in states else "done"
 
 
-def advance(operation: Operation, workers: Mapping[str, Worker]) -> Operation:
-    """Look at the workers again."""
-    targets = tuple(_look(target, workers.get(target.name)) for target in operation.targets)
-    return _with_targets(operation, _none_after_a_failure(targets) if operation.verb == "roll" else targets)
+def advance(operation: Operation, workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> Operation:
+    """Look at the workers again, and at their rolls."""
+    if operation.verb == "roll":
+        return _advance_roll(operation, workers, rolls)
+    return _with_targets(operation, tuple(_look(target, workers.get(target.name)) for target in operation.targets))
+
+
+def _advance_roll(operation: Operation, workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> Operation:
+    """A roll ends at the first failure, and only when those that go back are back."""
+    roll = rolls.get(pool_of(operation.targets[0].name)) if operation.targets else None
+    if roll is not None and roll.goes_back:
+        back = (_on_the_way_back(target, roll, workers.get(target.name)) for target in operation.targets)
+        return _with_targets(operation, tuple(back), goes_back=True)
+    if operation.goes_back:
+        return _with_targets(operation, tuple(_back(one, workers.get(one.name)) for one in operation.targets))
+    looked = _none_after_a_failure(tuple(_look(target, workers.get(target.name)) for target in operation.targets))
+    return _with_targets(operation, looked if roll is not None else tuple(map(_left_out, looked)))
+
+
+def _on_the_way_back(target: Target, roll: Roll, worker: Worker | None) -> Target:
+    phase = worker.phase if worker is not None else "gone"
+    if target.name != roll.failed:
+        return replace(target, phase=phase)
+    evidence = worker.last_exit.evidence if worker is not None and worker.last_exit is not None else ()
+    return replace(target, state="failed", phase=phase, reason=roll.failure, evidence=target.evidence or evidence)
+
+
+def _back(target: Target, worker: Worker | None) -> Target:
+    """What a roll that went back says of each worker: none has what it should have got."""
+    phase = worker.phase if worker is not None else "gone"
+    if target.state == "failed":
+        return replace(target, phase=phase, reason=f"{target.reason}; now {phase} with its earlier definition")
+    was = "rolled back" if target.state == "done" else "left as it is"
+    return replace(target, state="failed", phase=phase, reason=f"{was}: the roll failed; {phase}")
 
 
 def give_way(operation: Operation, later: Operation) -> Operation:
@@ -64,10 +99,15 @@ def give_way(operation: Operation, later: Operation) -> Operation:
     )
 
 
-def _with_targets(operation: Operation, targets: tuple[Target, ...]) -> Operation:
-    if targets == operation.targets:
+def pool_of(worker: str) -> str:
+    """The pool that a worker's name speaks of."""
+    return worker.rpartition("/")[0]
+
+
+def _with_targets(operation: Operation, targets: tuple[Target, ...], *, goes_back: bool = False) -> Operation:
+    if (targets, goes_back) == (operation.targets, operation.goes_back):
         return operation
-    return replace(operation, targets=targets, version=operation.version + 1)
+    return replace(operation, targets=targets, goes_back=goes_back, version=operation.version + 1)
 
 
 def _none_after_a_failure(targets: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -79,6 +119,13 @@ def _none_after_a_failure(targets: tuple[Target, ...]) -> tuple[Target, ...]:
     return tuple(
         replace(target, state="failed", reason=reason) if target.state == "pending" else target for target in targets
     )
+
+
+def _left_out(target: Target) -> Target:
+    """Another command, or a stop, has taken the place of the roll before it came to this worker."""
+    if target.state != "pending":
+        return target
+    return replace(target, state="failed", reason="the roll has ended without it")
 
 
 def _yield(target: Target, rival: Target | None, later: str) -> Target:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from msgspec import json, structs
@@ -44,6 +45,7 @@ _SIZES = frozenset({"gpus_per_worker", "tensor_parallel_size", "pipeline_paralle
 """Keys of which one may be implied by another: what they come to is compared, not what is written."""
 
 DIGEST_CHARACTERS = 16
+NOTHING_RUNS: Mapping[str, str] = MappingProxyType({})
 _FIELDS = structs.fields(Pool)
 
 
@@ -59,11 +61,16 @@ class Change:
 
 
 def compare(
-    old: Fleet | None, new: Fleet, old_devices: Mapping[str, tuple[str, ...]], plan: Plan
+    old: Fleet | None,
+    new: Fleet,
+    old_devices: Mapping[str, tuple[str, ...]],
+    plan: Plan,
+    running: Mapping[str, str] = NOTHING_RUNS,
 ) -> tuple[Change, ...]:
     """Say what each worker of both fleets is in for, those of ``new`` first, in file order.
 
     ``old_devices`` maps workers to the UUIDs they have; one that is missing there was never placed and starts.
+    ``running`` maps workers to the definition of the run that lives, where that is known.
     A plan with problems changes nothing: the answer is empty.
     """
     if not plan.ok:
@@ -71,7 +78,9 @@ def compare(
     before = {pool.name: pool for pool in old.pools} if old is not None else {}
     planned = {worker.name: worker for worker in plan.workers}
     changes = [
-        change for pool in new.pools for change in _pool_changes(before.get(pool.name), pool, old_devices, planned)
+        _unless_it_runs(change, pool, old_devices, planned, running)
+        for pool in new.pools
+        for change in _pool_changes(before.get(pool.name), pool, old_devices, planned)
     ]
     gone = [
         Change(worker=name, pool=pool.name, action="stop", keys=(), reason=_why_gone(pool, new))
@@ -80,6 +89,20 @@ def compare(
         if name not in planned
     ]
     return (*changes, *gone)
+
+
+def _unless_it_runs(
+    change: Change,
+    pool: Pool,
+    old_devices: Mapping[str, tuple[str, ...]],
+    planned: Mapping[str, PlannedWorker],
+    running: Mapping[str, str],
+) -> Change:
+    """A worker whose run was started with just this already, on its GPUs, is kept: a roll has not come to it."""
+    same_gpus = old_devices.get(change.worker) == planned[change.worker].gpu_uuids
+    if change.action != "restart" or not same_gpus or running.get(change.worker) != definition(pool):
+        return change
+    return replace(change, action="keep", reason="its process runs with this definition already")
 
 
 def changed_keys(old: Pool, new: Pool) -> tuple[str, ...]:

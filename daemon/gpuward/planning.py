@@ -1,0 +1,142 @@
+"""What a fleet file would make of this host: decoded, planned against what runs, with its ports. Changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuward.config.errors import ConfigError
+from gpuward.config.fleet import Fleet, Pool, Remark
+from gpuward.engines.build import http_port
+from gpuward.equipment import Equipment
+from gpuward.host.ports import listening
+from gpuward.interop.fleet_files import decode_fleet
+from gpuward.policy.apply import Ports
+from gpuward.policy.inventory import Snapshot
+from gpuward.policy.placement import place
+from gpuward.policy.plan import Plan
+from gpuward.policy.ports import assign, explicit_ports, problems
+from gpuward.policy.reload import Change, compare
+from gpuward.supervisor import Supervisor
+
+FILE_MAX_BYTES = 4 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetText:
+    """A fleet file as somebody read it; relative paths in it are relative to ``directory``."""
+
+    text: str
+    name: str
+    directory: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, hexadecimal."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A fleet that was decoded and planned; ``fleet`` is None where the file could not be decoded."""
+
+    source: FleetText
+    fleet: Fleet | None
+    plan: Plan
+    changes: tuple[Change, ...]
+
+
+def read_fleet_file(path: Path) -> FleetText:
+    """Read a fleet file; OSError or ValueError where it is not there, not text, or larger than a fleet can be."""
+    size = path.stat().st_size
+    if size > FILE_MAX_BYTES:
+        raise ValueError(f"it has {size} bytes, a fleet file at most {FILE_MAX_BYTES}")
+    return FleetText(text=path.read_text(encoding="utf-8"), name=path.name, directory=str(path.absolute().parent))
+
+
+class Planner:
+    """Plans fleets against the present state of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, equipment: Equipment) -> None:
+        self._supervisor = supervisor
+        self._settings = equipment.settings
+        self._no_cgroups = equipment.cgroups.refusal
+
+    def propose(self, source: FleetText, old: Fleet | None) -> Proposal:
+        """Decode a file, and plan it in the place of ``old``."""
+        try:
+            fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
+        except ConfigError as error:
+            plan = Plan(workers=(), problems=error.named, warnings=(), gpus_needed=0, gpus_available=0)
+            return Proposal(source=source, fleet=None, plan=plan, changes=())
+        return self.proposal(source, fleet, old)
+
+    def proposal(self, source: FleetText, fleet: Fleet, old: Fleet | None) -> Proposal:
+        """Plan a fleet in the place of ``old``; a run that has its definition already is none that changes."""
+        workers = self._supervisor.state.workers
+        devices = {name: worker.device_uuids for name, worker in workers.items() if not worker.removed}
+        running = {name: worker.definition for name, worker in workers.items() if worker.alive and not worker.then}
+        plan = self.plan(fleet, self._supervisor.state.snapshot, devices)
+        return Proposal(source=source, fleet=fleet, plan=plan, changes=compare(old, fleet, devices, plan, running))
+
+    def plan(self, fleet: Fleet, snapshot: Snapshot, devices: Mapping[str, tuple[str, ...]]) -> Plan:
+        """Place a fleet on this host; workers that keep their definition keep their devices."""
+        plan = place(
+            fleet.pools,
+            snapshot,
+            excluded=self._settings.inventory.exclude,
+            closed=self._closed(devices),
+            claims_per_gpu=self._settings.limits.claims_per_gpu,
+            current={name: uuids for name, uuids in devices.items() if uuids},
+        )
+        plan = replace(plan, warnings=(*fleet.warnings, *self.unenforced(fleet), *plan.warnings))
+        trouble = problems(fleet.pools, self._settings.ports)
+        return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
+
+    def _closed(self, devices: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+        """GPUs that take no new worker; who has one keeps its place there, and is held back by `policy.admission`."""
+        had = {uuid for uuids in devices.values() for uuid in uuids}
+        return {uuid: why for uuid, why in self._supervisor.state.closed.items() if uuid not in had}
+
+    def unenforced(self, fleet: Fleet) -> tuple[Remark, ...]:
+        """Limits of host memory that this host does not let us keep."""
+        limited = [pool for pool in fleet.pools if pool.memory_max is not None] if self._no_cgroups else []
+        return tuple(
+            Remark(
+                code="memory-max-not-enforced",
+                pool=pool.name,
+                message=f"pool '{pool.name}': memory-max = {pool.memory_max} is not enforced: {self._no_cgroups}",
+            )
+            for pool in limited
+        )
+
+    def ports(self, fleet: Fleet) -> dict[str, Ports]:
+        """Ports of each worker; those that have a block keep it."""
+        workers = self._supervisor.state.workers
+        names = [name for pool in fleet.pools for name in pool.worker_names]
+        current = {name: worker.port_block for name, worker in workers.items() if worker.port_block is not None}
+        busy = {*explicit_ports(fleet.pools).values(), *(socket.port for socket in listening())}
+        blocks = assign(names, self._settings.ports, current, busy)
+        ports = {}
+        for pool in fleet.pools:
+            for index, name in enumerate(pool.worker_names):
+                block = range(blocks[name], blocks[name] + self._settings.ports.per_worker)
+                ports[name] = Ports(block=block[0], serves_on=http_port(pool, index, block) if serves(pool) else None)
+        return ports
+
+
+def summary(changes: tuple[Change, ...]) -> str:
+    """Count changes by what they do."""
+    counts: dict[str, int] = {}
+    for change in changes:
+        counts[change.action] = counts.get(change.action, 0) + 1
+    return ", ".join(f"{count} {action}" for action, count in counts.items()) or "no worker changes"
+
+
+def serves(pool: Pool) -> bool:
+    """Whether workers of the pool listen on a port that they are given."""
+    if pool.engine != "command" or pool.port is not None:
+        return True
+    return any("{port}" in word for word in (*pool.command, pool.ready_url or ""))

@@ -1,0 +1,99 @@
+"""Stories of a pool that gets another definition worker by worker: it works, it fails, the daemon dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.e2e.daemon import DaemonUnderTest
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+POOL = """
+[pool.m]
+engine = "command"
+command = ["/bin/sh", "-c", '[ "$BREAKS" != {index} ] || {{ echo "ValueError: no"; exit 1; }}; exec sleep 600']
+gpus-per-worker = 1
+workers = 3
+ready-after-s = 0.2
+stop-timeout-s = 5
+"""
+
+
+def the_pool(breaks: str) -> str:
+    """The pool in which the worker of that index cannot start."""
+    return f'{POOL}[pool.m.env]\nBREAKS = "{breaks}"\n'
+
+
+def actions_of(daemon: DaemonUnderTest, file: str) -> set[str]:
+    """What applying the file would do."""
+    changes = json.loads(daemon.ctl("diff", file, "-o", "json").stdout)["changes"]
+    return {change["action"] for change in changes}
+
+
+def kinds_of(daemon: DaemonUnderTest) -> set[str]:
+    return {event["kind"] for event in daemon.call("events")["events"]}
+
+
+def test_another_definition_reaches_one_worker_after_the_other(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    before = daemon.all_ready()
+    daemon.write("new.toml", the_pool("none"))
+
+    rolled = daemon.ctl("roll", "m", "new.toml")
+    after = daemon.workers()
+
+    assert rolled.returncode == 0, rolled.stderr
+    assert [worker["run"] for worker in after.values()] == [2, 2, 2]
+    assert [worker["gpus"] for worker in after.values()] == [worker["gpus"] for worker in before.values()]
+    assert actions_of(daemon, "new.toml") == {"keep"}
+
+
+def test_a_roll_that_fails_at_the_second_worker_takes_the_first_back_and_never_touches_the_third(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.start(the_pool("nobody"))
+    before = daemon.all_ready()
+    daemon.write("new.toml", the_pool("1"))
+
+    rolled = daemon.ctl("roll", "m", "new.toml")
+    after = daemon.workers()
+
+    assert rolled.returncode == 1
+    assert "cannot roll m/1: at m/1: it ended while starting and nobody had asked (exit code 1)" in rolled.stderr
+    assert "now ready with its earlier definition" in rolled.stderr
+    assert {worker["phase"] for worker in after.values()} == {"ready"}
+    assert [worker["run"] for worker in after.values()] == [3, 3, 1]
+    assert after["m/2"]["pid"] == before["m/2"]["pid"]
+    assert actions_of(daemon, "fleet.toml") == {"keep"}
+
+
+def test_a_daemon_that_dies_in_the_middle_of_a_roll_is_followed_by_one_that_takes_it_back(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.start(the_pool("nobody"))
+    before = daemon.all_ready()
+    daemon.write("new.toml", the_pool("2").replace("ready-after-s = 0.2", "ready-after-s = 1.5"))
+
+    daemon.ctl("roll", "m", "new.toml", "--no-wait")
+    eventually(lambda: daemon.workers()["m/1"]["run"] == 2, within_s=15)
+    daemon.kill()
+    daemon.start()
+    eventually(lambda: "roll-back-done" in kinds_of(daemon), within_s=30)
+    after = daemon.all_ready()
+
+    assert [worker["run"] for worker in after.values()] == [3, 3, 3]
+    assert [worker["gpus"] for worker in after.values()] == [worker["gpus"] for worker in before.values()]
+
+
+def test_a_file_that_changes_more_than_the_pool_is_refused_and_nothing_moves(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    before = daemon.all_ready()
+    daemon.write("new.toml", the_pool("none").replace("workers = 3", "workers = 4"))
+
+    rolled = daemon.ctl("roll", "m", "new.toml")
+
+    assert rolled.returncode == 6
+    assert "m/3: start, new worker on GPU 3: a roll changes pool 'm' alone" in rolled.stderr
+    assert [worker["pid"] for worker in daemon.workers().values()] == [worker["pid"] for worker in before.values()]

@@ -1,0 +1,274 @@
+"""A roll: one worker after the other, and back at the first that fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.policy.fleets import a_snapshot, applied
+from tests.policy.test_ramp import a_pool, all_ready, an_end, started
+
+from gpuward.config.fleet import Fleet, Pool
+from gpuward.policy.fleet import FleetState, begin_roll, observe, settle, step
+from gpuward.policy.life import (
+    BecameReady,
+    Effect,
+    HaltAsked,
+    LadderStep,
+    LastExit,
+    Note,
+    Phase,
+    RunEnded,
+    StopAsked,
+    Terminate,
+)
+from gpuward.policy.operations import Operation, Target, advance
+from gpuward.policy.placement import place
+from gpuward.policy.plan import Plan
+from gpuward.policy.reload import compare, definition
+from gpuward.policy.roll import more_than_a_roll
+
+OLD, NEW = a_pool(), a_pool(max_model_len=4096)
+
+
+def rolled(
+    state: FleetState, now_s: float, pool: Pool = OLD, earlier: Pool | None = None
+) -> tuple[FleetState, tuple[Effect, ...]]:
+    return settle(begin_roll(state, pool, earlier), now_s)
+
+
+def a_plan_of(state: FleetState, pool: Pool) -> Plan:
+    return place((pool,), state.snapshot)
+
+
+def terminated(effects: tuple[Effect, ...]) -> list[str]:
+    return [effect.worker for effect in effects if isinstance(effect, Terminate)]
+
+
+def told(effects: tuple[Effect, ...]) -> dict[str, str]:
+    return {effect.kind: effect.reason for effect in effects if isinstance(effect, Note)}
+
+
+def ended_and_started_again(state: FleetState, name: str, run: int, at_s: float) -> FleetState:
+    exit_ = LastExit(run=run, cause="commanded", code=0, signal=None, at=0.0)
+    state, _ = step(state, [(name, RunEnded(run=run, exit=exit_, permanent=False, reason="stopped"))], at_s)
+    state, effects = observe(state, a_snapshot(at_s=at_s + 1), at_s + 1)
+    assert started(effects) == [name]
+    return state
+
+
+def until_the_second_fails() -> tuple[FleetState, tuple[Effect, ...]]:
+    """A roll from OLD to NEW: m/0 is ready with NEW, m/1 cannot start with it."""
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+    state, _ = step(state, [("m/0", BecameReady(2))], 13.0)
+    state = ended_and_started_again(state, "m/1", 1, 14.0)
+    return step(state, [("m/1", an_end(2))], 16.0)
+
+
+def test_a_roll_restarts_one_after_the_other_on_the_same_gpus() -> None:
+    state, asked = rolled(all_ready(), 10.0)
+    order = []
+
+    for number in range(4):
+        at_s = 11.0 + 10 * number
+        order += [effect.worker for effect in asked if isinstance(effect, Terminate)]
+        state, _ = step(state, [(order[-1], an_end(1))], at_s)
+        state, again = observe(state, a_snapshot(at_s=at_s + 1), at_s + 1)
+        assert started(again) == [order[-1]]
+        state, asked = step(state, [(order[-1], BecameReady(2))], at_s + 2)
+
+    assert order == ["m/0", "m/1", "m/2", "m/3"]
+    assert (asked, state.rolls) == ((), {})
+    assert [worker.run_uuids for worker in state.workers.values()] == [(f"GPU-{index}",) for index in range(4)]
+
+
+def test_a_roll_stops_at_the_first_failure_and_leaves_the_others_as_they_are() -> None:
+    state, _ = rolled(all_ready(), 10.0)
+    state, _ = step(state, [("m/0", an_end(1))], 11.0)
+    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
+    targets = tuple(Target(name=f"m/{index}", down=False, ready_in_run=2) for index in range(4))
+
+    state, effects = step(state, [("m/0", an_end(2))], 13.0)
+    operation = advance(Operation(id="roll-1", verb="roll", targets=targets), state.workers, {})
+
+    told = [effect.reason for effect in effects if isinstance(effect, Note)]
+    assert [worker.phase for worker in state.workers.values()][1:] == [Phase.READY] * 3
+    assert state.rolls == {}
+    assert "the roll of m stops at m/0: there is no model x" in told[0]
+    assert "; restarted: none; left as they are: m/1, m/2, m/3; nothing to roll back: all ran with this " in told[0]
+    assert [target.state for target in operation.targets] == ["failed"] * 4
+    assert operation.targets[1].reason == "left as it is: the roll stopped at m/0"
+
+
+def test_a_roll_stops_also_where_the_failed_worker_would_be_started_again() -> None:
+    state, _ = rolled(all_ready(), 10.0)
+    state, _ = step(state, [("m/0", an_end(1))], 11.0)
+    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
+
+    state, _ = step(state, [("m/0", an_end(2, permanent=False, cause="crash"))], 13.0)
+
+    assert (state.workers["m/0"].phase, state.rolls) == (Phase.RELEASING, {})
+    assert state.workers["m/1"].phase is Phase.READY
+
+
+def test_a_roll_passes_over_a_worker_that_is_stopped_meanwhile() -> None:
+    state, _ = rolled(all_ready(), 10.0)
+    state, _ = step(state, [("m/1", StopAsked()), ("m/0", an_end(1))], 11.0)
+    state, _ = observe(state, a_snapshot(at_s=12.0), 12.0)
+
+    _, effects = step(state, [("m/0", BecameReady(2)), ("m/1", an_end(1))], 13.0)
+
+    assert [effect for effect in effects if isinstance(effect, Terminate)] == [Terminate("m/2")]
+    assert state.workers["m/1"].phase is Phase.STOPPING
+
+
+def test_with_another_definition_the_first_failure_takes_back_who_had_got_it_and_nobody_else() -> None:
+    state, effects = until_the_second_fails()
+    ran = [worker.definition for worker in state.workers.values()]
+
+    state, again = observe(state, a_snapshot(at_s=17.0), 17.0)
+    state, next_ = step(state, [("m/1", BecameReady(3))], 18.0)
+    state = ended_and_started_again(state, "m/0", 2, 19.0)
+    state, done = step(state, [("m/0", BecameReady(3))], 21.0)
+
+    new, old = definition(NEW), definition(OLD)
+    assert told(effects)["roll-back"] == (
+        "the roll of m stops at m/1: there is no model x; back to the earlier definition: m/1, m/0"
+    )
+    assert ran == [new, new, old, old]
+    assert (started(again), terminated(next_), terminated(done)) == (["m/1"], ["m/0"], [])
+    assert [worker.run for worker in state.workers.values()] == [3, 3, 1, 1]
+    assert {worker.definition for worker in state.workers.values()} == {old}
+    assert (state.pools["m"], state.rolls) == (OLD, {})
+    assert told(done)["roll-back-done"].startswith("pool m is back at its earlier definition after at m/1")
+
+
+def test_a_way_back_that_fails_too_stops_with_both_reasons() -> None:
+    state, _ = until_the_second_fails()
+    state, _ = observe(state, a_snapshot(at_s=17.0), 17.0)
+
+    state, effects = step(state, [("m/1", an_end(3))], 18.0)
+
+    reason = told(effects)["roll-stopped"]
+    assert "the way back stops at m/1: there is no model x" in reason
+    assert "first it was at m/1: there is no model x" in reason
+    assert (state.rolls, state.pools["m"]) == ({}, OLD)
+
+
+def test_what_a_ladder_had_lowered_is_undone_by_another_definition_and_there_again_after_the_way_back() -> None:
+    lowered = (LadderStep(key="max-num-seqs", before=256, value=128),)
+    state = all_ready()
+    adapted = replace(state.workers["m/0"], steps=lowered)
+    state, _ = rolled(replace(state, workers={**state.workers, "m/0": adapted}), 10.0, NEW, OLD)
+    forward = state.workers["m/0"].steps
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+
+    state, _ = step(state, [("m/0", an_end(2))], 13.0)
+
+    assert (forward, state.workers["m/0"].steps) == ((), lowered)
+
+
+def test_a_worker_that_came_up_with_the_new_definition_by_itself_is_not_restarted_again() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+    state, _ = step(state, [("m/0", BecameReady(2))], 13.0)
+    state, _ = step(state, [("m/2", an_end(1, permanent=False, cause="crash"))], 13.5)
+    state = ended_and_started_again(state, "m/1", 1, 14.0)
+    state, _ = observe(state, a_snapshot(at_s=40.0), 40.0)
+
+    state, waits = step(state, [("m/1", BecameReady(2))], 41.0)
+    state, goes_on = step(state, [("m/2", BecameReady(2))], 42.0)
+
+    assert (terminated(waits), terminated(goes_on)) == ([], ["m/3"])
+    assert state.rolls["m"].rolled == ("m/0", "m/1", "m/2")
+
+
+def test_a_daemon_that_stops_in_the_middle_is_no_failure_of_the_roll() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+    state, _ = step(replace(state, halting=True), [("m/0", HaltAsked())], 13.0)
+    exit_ = LastExit(run=2, cause="commanded", code=0, signal=None, at=0.0)
+    state, _ = step(state, [("m/0", RunEnded(run=2, exit=exit_, permanent=False, reason="stopped"))], 14.0)
+
+    state, effects = settle(replace(state, halting=False), 100.0)
+
+    assert told(effects) == {}
+    assert not state.rolls["m"].goes_back
+
+
+def test_a_restart_that_a_daemon_did_not_come_to_is_asked_for_by_the_next() -> None:
+    before = all_ready()
+    state, _ = rolled(before, 10.0, NEW, OLD)
+
+    _, effects = settle(replace(before, rolls=state.rolls, pools=state.pools), 11.0)
+
+    assert terminated(effects) == ["m/0"]
+
+
+def test_a_fleet_that_says_otherwise_takes_the_place_of_a_roll_and_keeps_who_has_what_it_says() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    devices = {name: worker.device_uuids for name, worker in state.workers.items()}
+    after, _ = applied(state, [OLD], Fleet(pools=(NEW,)), 11.0)
+    running = {name: worker.definition for name, worker in state.workers.items() if worker.then is None}
+
+    changes = compare(Fleet(pools=(NEW,)), Fleet(pools=(OLD,)), devices, a_plan_of(state, OLD), running)
+
+    assert after.rolls == {}
+    assert [change.action for change in changes] == ["restart", "keep", "keep", "keep"]
+    assert changes[1].reason == "its process runs with this definition already"
+
+
+def test_a_fleet_that_says_the_same_of_the_pool_lets_the_roll_go_on() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+
+    state, _ = applied(state, [a_pool(max_model_len=4096, stop_timeout_s=5.0)], Fleet(pools=(NEW,)), 11.0)
+
+    assert state.rolls["m"].earlier == OLD
+
+
+def test_a_command_that_waits_for_a_roll_ends_when_it_is_back_and_says_what_became_of_each() -> None:
+    state, _ = until_the_second_fails()
+    targets = tuple(Target(name=f"m/{index}", down=False, ready_in_run=2) for index in range(4))
+    begun = Operation(id="roll-1", verb="roll", targets=(replace(targets[0], state="done"), *targets[1:]))
+
+    on_its_way = advance(begun, state.workers, state.rolls)
+    state, _ = observe(state, a_snapshot(at_s=17.0), 17.0)
+    state, _ = step(state, [("m/1", BecameReady(3))], 18.0)
+    state = ended_and_started_again(state, "m/0", 2, 19.0)
+    state, _ = step(state, [("m/0", BecameReady(3))], 21.0)
+    over = advance(on_its_way, state.workers, state.rolls)
+
+    assert (on_its_way.state, over.state) == ("running", "failed")
+    assert [target.reason.partition(":")[0] for target in over.targets] == [
+        "rolled back",
+        "at m/1",
+        "left as it is",
+        "left as it is",
+    ]
+    assert over.targets[1].reason.endswith("now ready with its earlier definition")
+
+
+def test_a_command_that_waits_for_a_roll_ends_when_another_takes_its_place() -> None:
+    targets = tuple(Target(name=f"m/{index}", down=False, ready_in_run=2) for index in range(4))
+
+    over = advance(Operation(id="roll-1", verb="roll", targets=targets), all_ready().workers, {})
+
+    assert {target.reason for target in over.targets} == {"the roll has ended without it"}
+
+
+def test_a_file_that_changes_more_than_the_pool_is_no_roll() -> None:
+    other = a_pool(name="n")
+    state = all_ready()
+    devices = {name: worker.device_uuids for name, worker in state.workers.items()}
+    old = Fleet(pools=(OLD,))
+    fewer = a_pool(workers=3)
+    changes = compare(old, Fleet(pools=(fewer,)), devices, a_plan_of(state, fewer))
+
+    beside = more_than_a_roll("m", old, Fleet(pools=(NEW, other)), ())
+    scaled = more_than_a_roll("m", old, Fleet(pools=(fewer,)), changes)
+
+    assert beside is not None
+    assert scaled is not None
+    assert beside.message.startswith("pool 'n' changes too: a roll changes pool 'm' alone")
+    assert scaled.message.startswith("m/3: stop, pool 'm' goes from 4 to 3 workers: ")
+    assert more_than_a_roll("m", old, Fleet(pools=(NEW,)), ()) is None
