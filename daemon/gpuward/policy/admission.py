@@ -8,9 +8,9 @@ from typing import Protocol
 from gpuward.config.fleet import Pool
 from gpuward.policy.holders import Holders, still_listed
 from gpuward.policy.inventory import Snapshot
-from gpuward.policy.levels import Level, unsteady
+from gpuward.policy.levels import Level, flat, unsteady
 from gpuward.policy.life import Goal, Phase, Worker
-from gpuward.policy.memory import room_missing
+from gpuward.policy.memory import claim_bytes, room_missing
 from gpuward.policy.ramp import ramp_obstacle
 
 
@@ -98,9 +98,33 @@ def starting_neighbour(fleet: FleetView, worker: Worker) -> str:
     """
     mine = set(worker.run_uuids)
     for other in fleet.workers.values():
-        if other.name != worker.name and other.phase is Phase.STARTING and not mine.isdisjoint(other.run_uuids):
+        if other.name == worker.name or mine.isdisjoint(other.run_uuids):
+            continue
+        if other.phase is Phase.STARTING and not _has_its_memory(fleet, other):
             return f"waits for {other.name} to be ready first: it measures a GPU that both have"
     return ""
+
+
+def _has_its_memory(fleet: FleetView, worker: Worker) -> bool:
+    """Whether a run that starts has measured its GPUs already: it holds its claim, and nothing moves there."""
+    pool, snapshot = fleet.pool_of(worker), fleet.snapshot
+    if not worker.run_uuids or snapshot.state != "ok":
+        return False
+    for uuid in worker.run_uuids:
+        gpu = snapshot.gpu(uuid)
+        if gpu is None or gpu.settling:
+            return False
+        held = [one.used_bytes for one in gpu.processes if _is_of(fleet.holders, one.pid, worker.name)]
+        told = [used_bytes for used_bytes in held if used_bytes is not None]
+        held_bytes = sum(told) if len(told) == len(held) else None
+        if not flat(fleet.levels.get(uuid), held_bytes, claim_bytes(pool, gpu), snapshot.taken_at_s):
+            return False
+    return True
+
+
+def _is_of(holders: Holders, pid: int, worker: str) -> bool:
+    holder = holders.get(pid)
+    return holder is not None and holder.kind == "ours" and holder.worker == worker
 
 
 def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | None]:
@@ -167,6 +191,6 @@ def _occupied(fleet: FleetView, worker: Worker, pool: Pool) -> str:
             continue
         if not (pool.share and fleet.pools[other.pool].share):
             return f"waits for {other.name} ({other.phase}) to leave its GPUs"
-        if other.phase is not Phase.READY:
+        if other.phase is not Phase.READY and not (other.phase is Phase.STARTING and _has_its_memory(fleet, other)):
             return f"waits for {other.name} ({other.phase}): one start at a time on a shared GPU"
     return ""

@@ -17,6 +17,16 @@ STEADY_S: Final = 0.25
 TOLERANCE_BYTES: Final = GIB // 16
 
 
+FLAT_S: Final = 10.0
+"""A run that holds its claim, on a GPU whose free memory has not moved for so long, has all that it takes.
+
+Between loading its weights and filling its KV cache vLLM compiles, for minutes at times, with flat memory too: so it
+is flat only where the claim is filled.
+"""
+
+FILLED: Final = 0.9
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """Free bytes of a GPU, and the time of the first of the samples in a row that showed them."""
@@ -58,3 +68,13 @@ def unsteady(
             reason = f"waits for a second sample of GPU {gpu.index}: {gib(level.free_bytes)} free since an instant"
             return reason, level.since_s + STEADY_S
     return None
+
+
+def flat(level: Level | None, held_bytes: int | None, claim_bytes: int | None, now_s: float) -> bool:
+    """Whether a run that holds so much of its claim on a GPU has all that it takes there; None is never enough.
+
+    A level that was not seen to begin proves nothing: the daemon may have come after it.
+    """
+    if level is None or held_bytes is None or claim_bytes is None or math.isinf(level.since_s):
+        return False
+    return held_bytes >= FILLED * claim_bytes and now_s - level.since_s >= FLAT_S
