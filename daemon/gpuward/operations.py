@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from gpuward.host.boundary import around
+from gpuward.host.records import VERSION, Records, StoredOperations
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.operations import Operation, Target, Verb, advance, give_way
 
 OPERATIONS_KEPT = 256
+ENDED_KEPT_ON_DISK = 16
+"""Of those that have ended: for who asks about one only after a new daemon life has begun."""
 
 
 @dataclass(slots=True)
 class Operations:
-    """Commands under way and those that ended last, by id; ``changed`` wakes who waits for news."""
+    """Commands under way and those that ended last, by id; ``changed`` wakes who waits for news.
 
+    They are kept in ``records`` so that who waits goes on waiting over the end of this daemon life; ``notice`` is told
+    why they are not, or nothing where they are.
+    """
+
+    records: Records
+    notice: Callable[[str], None]
     by_id: dict[str, Operation] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _count: int = 0
+    _kept: tuple[tuple[str, str], ...] = ()
+
+    def resume(self) -> None:
+        """Go on with what an earlier life knew."""
+        stored = self.records.load_operations()
+        self._count = stored.count
+        self.by_id = {operation.id: operation for operation in stored.operations}
 
     def begin(self, verb: Verb, targets: Iterable[Target]) -> Operation:
         """Register a command; earlier ones on the same workers join it or give way to it."""
@@ -40,6 +57,24 @@ class Operations:
                 later = advance(operation, state.workers, state.rolls)
                 moved = moved or later is not operation
                 self.by_id[operation.id] = later
+        self._keep()
         if moved:
             self.changed.set()
             self.changed = asyncio.Event()
+
+    def _keep(self) -> None:
+        kept = tuple((operation.id, operation.state) for operation in self.by_id.values())
+        if kept == self._kept:
+            return
+        self._kept = kept
+        ended = [operation for operation in self.by_id.values() if operation.state != "running"]
+        dropped = {operation.id for operation in ended[:-ENDED_KEPT_ON_DISK]}
+        operations = tuple(operation for operation in self.by_id.values() if operation.id not in dropped)
+        try:
+            with around("save operations"):
+                stored = StoredOperations(version=VERSION, count=self._count, operations=operations)
+                self.records.save_operations(stored)
+        except OSError as error:
+            self.notice(f"commands under way cannot be saved: {error.strerror}; this daemon's end would lose them")
+        else:
+            self.notice("")

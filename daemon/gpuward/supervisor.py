@@ -59,7 +59,7 @@ class Supervisor:
 
     def __init__(self, equipment: Equipment, journal: Journal, state: FleetState) -> None:
         self.state = state
-        self.operations = Operations()
+        self.operations = Operations(equipment.records, lambda reason: self.notice("operations-not-saved", reason))
         self.attribution = Attribution()
         self._traces = Traces()
         self._equipment = equipment
@@ -81,9 +81,11 @@ class Supervisor:
         """What an operator has to mend, by kind (and file): part of ``status`` for as long as it holds."""
 
     def notice(self, kind: str, reason: str, about: str = "") -> None:
-        """Note a trouble once, and keep it for ``status``."""
+        """Note a trouble once, and keep it for ``status``; no reason: it is over."""
         key = f"{kind} {about}".strip()
-        if self.notices.get(key) != reason:
+        if not reason:
+            self.notices.pop(key, None)
+        elif self.notices.get(key) != reason:
             self.notices[key] = reason
             self._journal.note(kind, reason, level="warning")
 
@@ -143,6 +145,7 @@ class Supervisor:
             if worker.alive:
                 with around("adopt"):
                     self._runner.adopt(worker, self.state.pool_of(worker))
+        self.operations.resume()
 
     def _worker(self, name: str) -> Worker | None:
         return self.state.workers.get(name)
@@ -203,7 +206,7 @@ class Supervisor:
             reason = f"cannot save the state of {worker.name}: {error.strerror}; it is supervised all the same"
             self.notice("state-not-saved", reason, worker.name)
         else:
-            self.notices.pop(f"state-not-saved {worker.name}", None)
+            self.notice("state-not-saved", "", worker.name)
 
     def _perform(self, effect: Effect) -> None:
         match effect:

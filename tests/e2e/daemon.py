@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -22,8 +23,27 @@ PROGRAM = Path(sys.executable).parent / "gpuward"
 CTL = Path(sys.executable).parent / "gpuctl"
 ANSWERS_WITHIN_S = 20.0
 LIFE_S = 120
-_numbers = itertools.count()
 """Every simulated process ends itself after this, so that a broken test leaves nothing for ever."""
+
+PORTS_EACH = 1100
+PORT_RANGES = range(10000, 32000, PORTS_EACH)
+"""Below the ports that the kernel gives out by itself."""
+
+
+def a_range_of_ports() -> tuple[int, int]:
+    """Return the first port of a range that no other test's daemon has, and the lock that says so until it is closed.
+
+    Tests of every process and checkout of the machine share the locks.
+    """
+    while True:
+        for first in random.sample(PORT_RANGES, len(PORT_RANGES)):
+            fd = os.open(f"{tempfile.gettempdir()}/gpuward-test-ports-{first}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+            else:
+                return first, fd
 
 
 class DaemonUnderTest:
@@ -34,7 +54,7 @@ class DaemonUnderTest:
         self.socket = str(self.root / "c.sock")
         self.simulate = simulate
         self.process: subprocess.Popen[bytes] | None = None
-        self.ports = 10000 + (os.getpid() * 7 + next(_numbers)) % 20 * 1100  # beside daemons of other test processes
+        self.ports, self._ports_lock = a_range_of_ports()
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("GPUWARD", "NOTIFY"))},
             "GPUWARD_SIM_LIFE_S": str(LIFE_S),
@@ -76,7 +96,7 @@ class DaemonUnderTest:
             "--config",
             self.write(
                 "gpuward.toml",
-                f"{config}\n[ports]\nfirst = {self.ports}\nlast = {self.ports + 1099}\nper-worker = 16\n",
+                f"{config}\n[ports]\nfirst = {self.ports}\nlast = {self.ports + PORTS_EACH - 1}\nper-worker = 16\n",
             ),
         ]
         with (self.root / "daemon.log").open("ab") as log:
@@ -85,9 +105,9 @@ class DaemonUnderTest:
             eventually(self.answers, within_s=ANSWERS_WITHIN_S)
 
     def answers(self) -> bool:
+        """Whether the daemon answers and has done with what it does first."""
         assert self.process is not None
         assert self.process.poll() is None, self.log()
-        """Whether the daemon answers and has done with what it does first."""
         try:
             return bool(self.call("ping")["open"])
         except Unreachable:
@@ -179,6 +199,7 @@ class DaemonUnderTest:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.root, ignore_errors=True)
+        os.close(self._ports_lock)
         assert left == (), f"left behind: {left}"
 
     def _hang_up(self) -> None:

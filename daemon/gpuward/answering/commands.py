@@ -250,6 +250,10 @@ class Commands:
         operations = self._supervisor.operations
         while True:
             operation = operations.by_id.get(args.id)
+            if operation is None and not self.open:
+                raise Refusal(
+                    "busy", f"{args.id} is not known yet: the daemon is still taking over what runs; try again"
+                )
             if operation is None:
                 raise Refusal("no-such-operation", f"there is no operation {args.id!r} (any more)")
             left_s = until_s - time.monotonic()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
-from gpuward.control.client import Refused
+from gpuward.control.client import Refused, Unreachable
 from gpuward.control.protocol import EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT
 from gpuward.ctl.text import counted, duration, one_line, shortened
 from gpuward.ctl.trouble import Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gpuward.control.client import Client
     from gpuward.control.documents import Applied, LogChunk, Operation, Step
     from gpuward.ctl.screen import Screen
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 LIVE_WAIT_S = 0.5
 PLAIN_WAIT_S = 20.0
 ANSWER_WITHIN_S = 10.0
+DAEMON_BACK_S = 10.0
+RETRY_S = 0.1
 LOG_LINES = 8
 LOG_MAX_BYTES = 16384
 PENDING_NAMED = 5
@@ -98,9 +102,7 @@ def _wait(client: Client, operation_id: str, progress: Progress, timeout_s: floa
         wait_s = LIVE_WAIT_S if progress.live else PLAIN_WAIT_S
         if deadline_s is not None:
             wait_s = max(0.0, min(wait_s, deadline_s - time.monotonic()))
-        operation: Operation = client.call(
-            "operation", {"id": operation_id, "seen": seen, "wait_s": wait_s}, timeout_s=wait_s + ANSWER_WITHIN_S
-        )
+        operation = _news(client, {"id": operation_id, "seen": seen, "wait_s": wait_s}, wait_s + ANSWER_WITHIN_S)
         progress.show(operation)
         if operation["state"] != "running":
             return operation
@@ -108,6 +110,24 @@ def _wait(client: Client, operation_id: str, progress: Progress, timeout_s: floa
         if deadline_s is not None and time.monotonic() >= deadline_s:
             progress.wipe()
             raise Trouble(_not_in_time(operation, timeout_s), EXIT_TIMED_OUT)
+
+
+def _news(client: Client, args: dict[str, Any], timeout_s: float) -> Operation:
+    """Ask for news; a daemon that is restarted or upgraded meanwhile is back within seconds and knows the operation."""
+    back_until_s = None
+    while True:
+        try:
+            news: Operation = client.call("operation", args, timeout_s=timeout_s)
+        except (Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.code != "busy":
+                raise
+            now_s = time.monotonic()
+            back_until_s = back_until_s or now_s + DAEMON_BACK_S
+            if now_s > back_until_s:
+                raise
+            time.sleep(RETRY_S)
+        else:
+            return news
 
 
 def _not_in_time(operation: Operation, timeout_s: float | None) -> str:

@@ -22,6 +22,7 @@ from gpuward.config.fleet import Fleet
 from gpuward.host.boundary import boundary
 from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
+from gpuward.policy.operations import Operation
 from gpuward.policy.roll import Roll
 
 VERSION = 1
@@ -62,6 +63,14 @@ class StoredGpus(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     health: Health = msgspec.field(default_factory=Health)
+
+
+class StoredOperations(msgspec.Struct, frozen=True, kw_only=True):
+    """Commands that somebody may still wait for, and how many there have been."""
+
+    version: int
+    count: int
+    operations: tuple[Operation, ...] = ()
 
 
 class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +166,14 @@ class Records:
     def save_gpus(self, stored: StoredGpus) -> None:
         """Keep which GPUs are out of service, durably."""
         write_whole(self.root / "gpus.json", msgspec.json.encode(stored), durable=True)
+
+    def load_operations(self) -> StoredOperations:
+        """Return the commands that were under way; none where nothing was written."""
+        return self._load(self.root / "operations.json", StoredOperations) or StoredOperations(version=VERSION, count=0)
+
+    def save_operations(self, stored: StoredOperations) -> None:
+        """Keep the commands under way for the next daemon life, not for the next boot."""
+        write_whole(self.root / "operations.json", msgspec.json.encode(stored), durable=False)
 
     def load_workers(self) -> dict[str, StoredWorker]:
         """Return every worker's record by name."""
