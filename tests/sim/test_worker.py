@@ -2,156 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Self
 
 import pytest
+from tests.sim.simulated_worker import (
+    A_COMPLETION,
+    GIB,
+    Start,
+    one_that_ends,
+    wait_gone,
+)
 
 from gpuward.sim.claims import write_claim
 from gpuward.sim.gpus import SimulatedGpus
 
 pytestmark = pytest.mark.e2e
-
-GIB = 1024**3
-READY = "Application startup complete."
-A_COMPLETION = b'POST /v1/completions HTTP/1.1\r\nContent-Length: 14\r\n\r\n{"prompt":"x"}'
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def wait_gone(pid: int, within_s: float = 10.0) -> bool:
-    """Whether the process ends in time; a pidfd becomes readable then."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], within_s)[0])
-    finally:
-        os.close(descriptor)
-
-
-def command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-
-
-def one_that_ends(workers: list[Worker]) -> Worker:
-    """Wait for the first end among them."""
-    pidfds = {os.pidfd_open(worker.process.pid): worker for worker in workers}
-    ended = select.select(list(pidfds), [], [], 15)[0]
-    for pidfd in pidfds:
-        os.close(pidfd)
-    return pidfds[ended[0]]
-
-
-class Worker:
-    """One `serve` with its log; `Popen.pid` is the API server, leader of the session that all its children stay in."""
-
-    def __init__(self, gpus: SimulatedGpus, words: list[str], environment: dict[str, str]) -> None:
-        self.port = free_port()
-        self.log: list[str] = []
-        quick = {"GPUWARD_SIM_START_S": "0.05", "GPUWARD_SIM_TOKEN_S": "0.001", "GPUWARD_SIM_WATCHDOG_S": "0.2"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gpuward.sim.worker", "serve", "org/model"]  # noqa: RUF005  three lines, three thoughts
-            + ["--host", "127.0.0.1", "--port", str(self.port)]
-            + words,
-            env=os.environ | gpus.environment() | quick | {"GPUWARD_SIM_LIFE_S": "50"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
-
-    @property
-    def output(self) -> IO[str]:
-        assert self.process.stdout is not None
-        return self.process.stdout
-
-    def until(self, text: str) -> Self:
-        """Read the log to the line that contains this."""
-        for line in self.output:
-            self.log.append(line.rstrip())
-            if text in line:
-                return self
-        pytest.fail(f"the log ended without {text!r}:\n" + "\n".join(self.log))
-
-    def ready(self) -> Self:
-        return self.until(READY)
-
-    def ended(self) -> int:
-        """Wait for the API server's end, then read what is left of the log (descendants may hold it open)."""
-        code = self.process.wait(15)
-        os.set_blocking(self.output.fileno(), False)
-        self.log += (os.read(self.output.fileno(), 1 << 20) or b"").decode().splitlines() if self._readable() else []
-        return code
-
-    def _readable(self) -> bool:
-        return bool(select.select([self.output], [], [], 0)[0])
-
-    def ask(self, method: str, path: str, document: object = None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(method, path, None if document is None else json.dumps(document))
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    def get(self, path: str) -> Any:
-        return json.loads(self.ask("GET", path)[1])
-
-    def children(self) -> dict[str, int]:
-        """Pids by title of everything in the session but the API server."""
-        found: dict[str, int] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != self.process.pid:
-                try:
-                    if os.getsid(int(entry.name)) == self.process.pid:
-                        found[command_of(int(entry.name))] = int(entry.name)
-                except (ProcessLookupError, FileNotFoundError):
-                    continue
-        return found
-
-    def destroy(self) -> None:
-        """Nothing stays: the group outlives its leader."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-        self.output.close()
-
-
-@pytest.fixture
-def gpus(tmp_path: Path) -> SimulatedGpus:
-    return SimulatedGpus("4xH100-80GB", tmp_path / "claims")
-
-
-Start = Callable[..., Worker]
-
-
-@pytest.fixture
-def start(gpus: SimulatedGpus) -> Iterator[Start]:
-    workers: list[Worker] = []
-
-    def make(*words: str, **environment: str) -> Worker:
-        workers.append(Worker(gpus, list(words), environment))
-        return workers[-1]
-
-    yield make
-    for worker in workers:
-        worker.destroy()
 
 
 def test_a_ready_worker_answers_as_vllm_does(start: Start) -> None:
@@ -438,25 +309,6 @@ def test_what_a_neighbour_gives_back_while_the_engine_measures_breaks_it(start: 
     assert any("Error in memory profiling. Initial free memory" in line for line in worker.log)
 
 
-@pytest.mark.parametrize(
-    ("fault", "text"),
-    [
-        ("oom@start", "CUDA out of memory. Tried to allocate"),
-        ("oom-above:0.85@start", "CUDA out of memory. Tried to allocate"),
-        ("cuda-fault@start", "CUDA error: an illegal memory access was encountered"),
-    ],
-)
-def test_a_fault_at_the_start_speaks_as_vllm_does(start: Start, fault: str, text: str) -> None:
-    worker = start(GPUWARD_SIM_FAULT=fault)
-
-    assert worker.ended() == 1
-    assert any(text in line for line in worker.log)
-
-
-def test_an_engine_that_claims_less_than_the_level_does_not_run_out(start: Start) -> None:
-    start(GPUWARD_SIM_FAULT="oom-above:0.95@start").ready()
-
-
 def test_a_context_longer_than_the_cache_is_refused_with_the_length_that_fits(start: Start) -> None:
     worker = start("--gpu-memory-utilization", "0.03", "--max-model-len", "100000")
 
@@ -470,53 +322,6 @@ def test_more_ranks_than_gpus_end_the_start_with_code_1(start: Start) -> None:
 
     assert worker.ended() == 1
     assert any("World size (9) is larger than the number of available GPUs (4)" in line for line in worker.log)
-
-
-@pytest.mark.parametrize(
-    ("fault", "code", "text"),
-    [
-        ("exit:3@start", 3, ""),
-        ("exit:7@run", 7, READY),
-        ("oom@start", 1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB"),
-        ("oom@run", 0, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 896.00 MiB"),
-        ("engine-killed@start", 1, "Failed core proc(s): {'EngineCore': -9}"),
-        ("engine-killed@run+0.05", 0, "EngineDeadError"),
-        ("leak:400GiB/s", 0, "EngineCore encountered a fatal error."),
-    ],
-)
-def test_a_fault_ends_the_worker_as_the_real_one_ends(start: Start, fault: str, code: int, text: str) -> None:
-    worker = start(GPUWARD_SIM_FAULT=fault)
-
-    assert worker.ended() == code
-    assert any(text in line for line in worker.log)
-    assert worker.children() == {}
-
-
-def test_a_worker_that_ignores_sigterm_needs_sigkill(start: Start) -> None:
-    worker = start(GPUWARD_SIM_FAULT="ignore-term").ready()
-
-    worker.process.terminate()
-
-    assert not wait_gone(worker.process.pid, 0.3)
-    assert worker.ask("GET", "/health")[0] == 200
-
-
-def test_a_fault_on_command_is_answered_before_it_strikes(start: Start) -> None:
-    worker = start().ready()
-
-    answer = worker.ask("POST", "/sim/fault", {"fault": "exit:5@run+0.05"})
-
-    assert answer[0] == 200
-    assert worker.ended() == 5
-
-
-def test_an_unknown_fault_on_command_is_refused(start: Start) -> None:
-    worker = start().ready()
-
-    status, text = worker.ask("POST", "/sim/fault", {"fault": "boom"})
-
-    assert status == 400
-    assert "unknown fault 'boom'" in text
 
 
 def test_an_idle_worker_uses_no_cpu_and_little_memory(start: Start) -> None:

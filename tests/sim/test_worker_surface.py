@@ -60,18 +60,27 @@ def test_a_bad_argument_ends_with_code_2_and_vllm_s_message(
 
 
 def test_faults_are_read_by_comma() -> None:
-    faults = parse_faults("exit:3@ready+2, oom@start,leak:1.5MiB/s,engine-killed@run+0.5")
+    faults = parse_faults(
+        "exit:3@ready+2, oom@start,leak:1.5MiB/s,engine-killed@run+0.5,oom-at:60GiB,error:ecc@run,error:offline"
+    )
 
     assert faults == (
         Fault("exit", 3, "run", 2.0),
         Fault("oom", 0, "start", 0.0),
         Fault("leak", 1572864, "run", 0.0),
         Fault("engine-killed", 0, "run", 0.5),
+        Fault("oom-at", 60 * 1024**3, "run", 0.0),
+        Fault("error", 0, "run", 0.0, "ecc"),
+        Fault("error", 0, "start", 0.0, "offline"),
     )
 
 
 @pytest.mark.parametrize(
-    "text", ["boom", "exit", "exit:256", "exit:x", "oom:3", "leak:5", "oom@later", "oom@run+", "oom@run-1"]
+    "text",
+    [
+        *("boom", "exit", "exit:256", "exit:x", "oom:3", "leak:5", "leak:5GiB", "oom-at:5GiB/s", "overshoot"),
+        *("error", "error:boom", "oom@later", "oom@run+", "oom@run-1"),
+    ],
 )
 def test_an_unknown_fault_is_refused_with_the_syntax(text: str) -> None:
     with pytest.raises(ValueError, match=r"exit:N@PHASE"):

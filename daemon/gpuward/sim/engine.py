@@ -15,6 +15,7 @@ from gpuward.sim.arguments import ServeArguments
 from gpuward.sim.batch import Batch
 from gpuward.sim.console import VERSION, Console, traceback
 from gpuward.sim.devices import GIB, CudaOutOfMemory, Device, MemoryRefused, RankMemory
+from gpuward.sim.errors import ERRORS
 from gpuward.sim.faults import Fault, parse_faults
 from gpuward.sim.loop import Channel, Loop
 from gpuward.sim.ranks import Rank, RankDied, RankProcess, fork_ranks, rank_names
@@ -42,7 +43,11 @@ class ProfilingDisturbed(Exception):
     """Memory was given back by somebody else while the engine measured its own; the text is vLLM's."""
 
 
-StartFailure = (MemoryRefused, CudaOutOfMemory, KvCacheRefused, RankDied, CudaFault, ProfilingDisturbed)
+class Told(Exception):
+    """An error that was asked for by name; the text is of the one who says it in a real worker."""
+
+
+StartFailure = (MemoryRefused, CudaOutOfMemory, KvCacheRefused, RankDied, CudaFault, ProfilingDisturbed, Told)
 
 
 class EngineJob(NamedTuple):
@@ -100,7 +105,7 @@ class Engine:
                 self._loop.call_later(fault.delay_s, lambda fault=fault: self._fail(fault))  # type: ignore[misc]
         try:
             self._loop.run()
-        except (CudaOutOfMemory, CudaFault, RankDied) as error:
+        except (CudaOutOfMemory, CudaFault, RankDied, Told) as error:
             self._report_death(
                 error, "EngineCore encountered a fatal error.", "core.py:1512", "engine_core.run_busy_loop()"
             )
@@ -124,14 +129,20 @@ class Engine:
         time.sleep(pause_s)
         kv_tokens = self._kv_tokens(self._charged_bytes(before_bytes))
         self._hold(self._budget_bytes)
-        self._capture_graphs()
+        overshoot_bytes = self._capture_graphs()
         say("kv_cache_utils.py:1702", f"GPU KV cache size: {kv_tokens:,} tokens")
         time.sleep(pause_s)
-        say("gpu_model_runner.py:5906", f"Graph capturing finished in {pause_s:.0f} secs, took 0.00 GiB")
+        say(
+            "gpu_model_runner.py:5906",
+            f"Graph capturing finished in {pause_s:.0f} secs, took {overshoot_bytes / GIB:.2f} GiB",
+        )
         say("core.py:402", f"init engine (profile, create kv cache, warmup model) took {2 * pause_s:.2f} s")
         return kv_tokens
 
     def _hold(self, wanted_bytes: int) -> None:
+        limit = self._job.settings.fault("oom-at", "run")
+        if limit is not None and wanted_bytes > limit.value:
+            raise CudaOutOfMemory(self._memories[0].out_of_memory(wanted_bytes - limit.value))
         for rank in self._ranks:
             rank.hold(wanted_bytes)
 
@@ -153,12 +164,17 @@ class Engine:
             )
         return before_bytes - now_bytes
 
-    def _capture_graphs(self) -> None:
-        """The last step of a start, and the first that needs memory beyond the budget."""
+    def _capture_graphs(self) -> int:
+        """The last step of a start, and the first that takes memory beyond the budget; return how much it took."""
         for fault in self._job.settings.faults:
             if fault.phase == "start" and fault.kind in ("oom", "oom-above"):
                 time.sleep(fault.delay_s)
                 self._fail(fault)
+        overshoot = self._job.settings.fault("overshoot", "run")
+        if overshoot is None:
+            return 0
+        self._hold(self._budget_bytes + overshoot.value)
+        return overshoot.value
 
     def _kv_tokens(self, charged_bytes: int) -> int:
         """Raises KvCacheRefused in the words of vLLM v1/core/kv_cache_utils.py."""
@@ -182,7 +198,7 @@ class Engine:
 
     def _fail_at_start(self) -> None:
         for fault in self._job.settings.faults:
-            if fault.phase == "start" and fault.kind in ("engine-killed", "hang", "cuda-fault"):
+            if fault.phase == "start" and fault.kind in ("engine-killed", "hang", "cuda-fault", "error"):
                 time.sleep(fault.delay_s)
                 self._fail(fault)
 
@@ -199,6 +215,8 @@ class Engine:
             case "hang":
                 while True:
                     signal.pause()
+            case "error" if ERRORS[fault.name].process == "engine":
+                raise Told(ERRORS[fault.name].text)
             case "leak":
                 self._leak(fault.value, self._budget_bytes)
 

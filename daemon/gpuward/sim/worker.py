@@ -20,6 +20,7 @@ from gpuward.sim.departure import Departure
 from gpuward.sim.devices import known_devices, visible_devices
 from gpuward.sim.engine import EngineJob
 from gpuward.sim.engine_process import EngineProcess
+from gpuward.sim.errors import ERRORS
 from gpuward.sim.faults import Fault, parse_faults
 from gpuward.sim.loop import Loop
 from gpuward.sim.model import ConfigRefused, check_config, model_length
@@ -83,6 +84,9 @@ class ApiServer:
         except ValueError as error:
             raise ConfigRefused(f"ValueError: {error}") from error
         check_config(self._arguments, len(devices))
+        told = self._settings.fault("error", "start")
+        if told is not None and ERRORS[told.name].process == "api":
+            raise ConfigRefused(ERRORS[told.name].text)
         return EngineJob(self._arguments, self._settings, devices, model_length(self._arguments))
 
     def _fail(self, file: str, line: int, code: str, error: str) -> int:
