@@ -22,6 +22,18 @@ delay-max-s = 0.05
 [pool.m.env]
 GPUWARD_SIM_FAULT = "oom-above:0.85@run+0.1"
 """
+GRAPHS_NEED_6_GIB = """
+[pool.m]
+model = "org/m"
+gpus-per-worker = 1
+gpu-memory-utilization = 0.95
+on-oom = "adapt"
+[pool.m.restart]
+delay-first-s = 0.05
+delay-max-s = 0.05
+[pool.m.env]
+GPUWARD_SIM_FAULT = "overshoot:6GiB"
+"""
 TOO_LONG = """
 [pool.m]
 model = "org/m"
@@ -65,6 +77,15 @@ def test_an_oom_loop_adapts_settles_survives_the_daemon_and_is_undone(daemon: Da
     assert daemon.ctl("reset", "m/0", "--no-wait").returncode == 0
     undone = daemon.until("m/0", lambda worker: worker["run"] >= 4 and worker["pid"] is not None)
     assert undone["run"] > 4 or "--gpu-memory-utilization 0.9" in arguments_of(undone)
+
+
+def test_graphs_that_find_no_room_beside_the_claim_get_it_step_by_step(daemon: DaemonUnderTest) -> None:
+    daemon.start(GRAPHS_NEED_6_GIB)
+    settled = daemon.until("m/0", lambda worker: worker["ready"])
+
+    assert settled["adapted"] == ["gpu-memory-utilization 0.95 -> 0.92", "gpu-memory-utilization 0.92 -> 0.89"]
+    assert settled["last_exit"]["cause"] == "gpu-oom-startup"
+    assert "6.00 GiB asked, 5.83 GiB of 79.65 GiB free" in daemon.ctl("why", "m/0").stdout
 
 
 def test_a_context_that_does_not_fit_becomes_the_length_that_the_engine_names(daemon: DaemonUnderTest) -> None:
