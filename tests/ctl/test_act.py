@@ -116,7 +116,7 @@ def test_a_timeout_exits_124_and_says_who_is_not_there_yet(gpuctl: Any, daemon: 
 def test_no_wait_returns_at_once(gpuctl: Any, daemon: Any) -> None:
     code, out, _ = gpuctl("stop", "decode/0", "--no-wait", "decode/1")
 
-    assert (code, out) == (0, "stop: 2 workers told to\n")
+    assert (code, out) == (0, "stop: told to 2 workers\n")
     assert daemon.args_of("operation") == []
     assert daemon.args_of("stop") == [{"targets": ["decode/0", "decode/1"], "all": False}]
 

@@ -56,6 +56,7 @@ def test_the_inventory_is_released_and_resumed(gpuctl: Any, daemon: Any) -> None
         (("lost", "3"), {"fault": "lost", "gpu": "3", "value": None}),
         (("hang", "2.5"), {"fault": "hang", "gpu": None, "value": 2.5}),
         (("foreign", "2", "30G"), {"fault": "foreign", "gpu": "2", "value": 30.0 * 2**30}),
+        (("foreign", "2", "1.5GiB"), {"fault": "foreign", "gpu": "2", "value": 1.5 * 2**30}),
         (("clear",), {"fault": "clear", "gpu": None, "value": None}),
     ],
 )

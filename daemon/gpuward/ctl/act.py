@@ -52,7 +52,7 @@ def _follow(started: Started, args: Namespace, client: Client, screen: Screen) -
         return finish(client, started["operation"], screen, args.timeout)
     names = started["workers"]
     items = [{"name": name, "operation": started["operation"]} for name in names]
-    screen.listing(started, items, names, lambda: screen.line(f"{args.verb}: {counted(len(names), 'worker')} told to"))
+    screen.listing(started, items, names, lambda: screen.line(f"{args.verb}: told to {counted(len(names), 'worker')}"))
     return EXIT_OK
 
 

@@ -72,16 +72,17 @@ def sim(args: Namespace, client: Client, screen: Screen) -> int:
     value = next((number(word) for word in words.values()), None)
     answer: Fault = client.call("sim", {"fault": args.fault, "gpu": where, "value": value})
     screen.listing(
-        answer, [answer], [args.fault], lambda: screen.line(f"simulated: {args.fault} {' '.join(args.words)}")
+        answer, [answer], [args.fault], lambda: screen.line(f"simulated: {' '.join([args.fault, *args.words])}")
     )
     return EXIT_OK
 
 
 def number(word: str) -> float:
-    """Return ``30G`` or ``79`` as a number; Usage where it is none."""
-    scale = _SCALES.get(word[-1:].upper())
+    """Return ``30G``, ``30GiB`` or ``79`` as a number; Usage where it is none."""
+    short = word.upper().removesuffix("IB")
+    scale = _SCALES.get(short[-1:])
     try:
-        return float(word[:-1]) * scale if scale else float(word)
+        return float(short[:-1]) * scale if scale else float(word)
     except ValueError:
         raise Usage(f"{word!r} is no number; write 79, 2.5 or 30G") from None
 

@@ -85,7 +85,8 @@ def test_graphs_that_find_no_room_beside_the_claim_get_it_step_by_step(daemon: D
 
     assert settled["adapted"] == ["gpu-memory-utilization 0.95 -> 0.92", "gpu-memory-utilization 0.92 -> 0.89"]
     assert settled["last_exit"]["cause"] == "gpu-oom-startup"
-    assert "6.00 GiB asked, 5.83 GiB of 79.65 GiB free" in daemon.ctl("why", "m/0").stdout
+    runs = json.loads(daemon.ctl("why", "m/0", "-o", "json").stdout)["runs"]
+    assert "6.00 GiB asked, 5.83 GiB of 79.65 GiB free" in runs[0]["reason"]
 
 
 def test_a_context_that_does_not_fit_becomes_the_length_that_the_engine_names(daemon: DaemonUnderTest) -> None:
