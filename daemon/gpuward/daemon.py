@@ -19,7 +19,7 @@ from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
-from gpuward.planning import read_fleet_file
+from gpuward.planning import read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
@@ -190,7 +190,7 @@ class Daemon:
         try:
             proposal = self._parts.fleets.propose(read_fleet_file(path))
         except (OSError, ValueError) as error:
-            raise CannotRun(f"cannot read {path}: {error}", permanent=True) from None
+            raise CannotRun(f"cannot read {path}: {unreadable(error)}", permanent=True) from None
         if proposal.plan.ok:
             try:
                 self._parts.fleets.apply(proposal, unsaved=self._takeover.supervises)

@@ -19,7 +19,7 @@ from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
 from gpuward.host.records import VERSION, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
-from gpuward.planning import FleetText, Planner, Proposal, read_fleet_file, summary
+from gpuward.planning import FleetText, Planner, Proposal, read_fleet_file, summary, unreadable
 from gpuward.policy.apply import Applied, apply
 from gpuward.policy.fleet import begin_roll, settle, step
 from gpuward.policy.life import Event, Goal, RestartAsked
@@ -220,7 +220,7 @@ class Fleets:
         try:
             source = read_fleet_file(self.start_file)
         except (OSError, ValueError) as error:
-            return f"{self.start_file} cannot be read ({error}); revision {self.revision} goes on"
+            return f"{self.start_file} cannot be read ({unreadable(error)}); revision {self.revision} goes on"
         if source.digest == self.stored.digest:
             return None
         try:

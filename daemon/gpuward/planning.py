@@ -56,6 +56,11 @@ def read_fleet_file(path: Path) -> FleetText:
     return FleetText(text=path.read_text(encoding="utf-8"), name=path.name, directory=str(path.absolute().parent))
 
 
+def unreadable(error: OSError | ValueError) -> str:
+    """Why a fleet file could not be read, without its path, which whoever tells it has named."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
 class Planner:
     """Plans fleets against the present state of one supervisor."""
 

@@ -145,6 +145,8 @@ class Supervisor:
             if worker.alive:
                 with around("adopt"):
                     self._runner.adopt(worker, self.state.pool_of(worker))
+        self.attribution.update(self.state.snapshot, self._runner.tracks())  # the first sample knew no run
+        self.state = replace(self.state, holders=dict(self.attribution.holders))
         self.operations.resume()
 
     def _worker(self, name: str) -> Worker | None:

@@ -50,7 +50,8 @@ class Takeover:
     def _tell(self, expected: int, took_s: float) -> None:
         if expected:
             living = len(self._supervisor.runner.handles)
-            reason = f"took over {living} of {expected} runs on record in {took_s * 1000:.0f} ms; the others have ended"
+            ended = "; the others have ended" if living < expected else ""
+            reason = f"took over {living} of {expected} runs on record in {took_s * 1000:.0f} ms{ended}"
             self._supervisor.journal.note("adopted", reason)
 
     @property

@@ -9,6 +9,7 @@ import pytest
 
 from gpuward.control.client import Client, Unreachable
 from gpuward.control.feed import Feed, Lost
+from gpuward.ctl.follow import event_lines
 
 
 @pytest.fixture
@@ -56,6 +57,37 @@ def test_events_lists_the_last_ones(gpuctl: Any, journal: Journal) -> None:
         "2026-01-02T03:04:05Z  worker-ready  decode/0  reason 2",
         "2026-01-02T03:04:05Z  worker-ready  decode/0  reason 3",
     ]
+
+
+def test_no_reason_is_cut_on_a_narrow_terminal(gpuctl: Any, journal: Journal, daemon: Any) -> None:
+    long = "it ended while serving and nobody had asked (killed by signal 9); starts again in 2.03 s: failure 1 of 5"
+
+    def answer(args: dict[str, Any]) -> dict[str, Any]:
+        page = journal.answer(args)
+        page["events"][-1] |= {"reason": long, "kind": "worker-releasing"}
+        page["events"][-2] |= {"reason": long, "worker": "a-pool-with-a-name-of-forty-characters-or-so/12"}
+        return page
+
+    daemon.ops["events"] = answer
+
+    _, out, _ = gpuctl("events", "-n", "2", "--color", "never", terminal=80)
+
+    assert max(map(len, out.splitlines())) <= 80
+    assert " ".join(out.split()).count(long) == 2
+    assert out.splitlines()[0].startswith("01-02 03:04:05  worker-ready")
+
+
+def test_a_followed_event_is_broken_where_a_terminal_ends_and_one_line_in_a_file(documents: Any) -> None:
+    event = {**documents.page(1)["events"][0], "reason": "waits for VllmWorker/0 (starting): the first starts alone"}
+
+    narrow = event_lines(event, 80, (0, 0))
+    piped = event_lines(event, None, (0, 0))
+
+    assert narrow == [
+        "01-02 03:04:05  worker-ready  decode/0  waits for VllmWorker/0 (starting): the",
+        "                                        first starts alone",
+    ]
+    assert piped == [f"{event['at']}  worker-ready  decode/0  {event['reason']}"]
 
 
 def test_events_for_machines(gpuctl: Any, journal: Journal) -> None:

@@ -76,6 +76,7 @@ def test_every_verb_has_help_at_80_columns(gpuctl: Any, verb: str) -> None:
     assert code == 0
     assert out.startswith(f"usage: gpuctl {verb} ")
     assert "--socket PATH" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_the_full_parser_takes_what_the_parser_of_one_verb_takes() -> None:

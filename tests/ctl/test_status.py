@@ -211,6 +211,45 @@ def test_gpus_shows_bars_holders_and_strangers(gpuctl: Any, daemon: Any, documen
     ]
 
 
+def test_a_narrow_terminal_keeps_the_bars_and_names_the_strangers_below(
+    gpuctl: Any, daemon: Any, documents: Any
+) -> None:
+    strangers = [{"pid": pid, "name": "python train.py --deep", "used_bytes": 3 * 2**30} for pid in (4711, 4712)]
+    workers = ["PrefillWorker/0"]
+    daemon.answers(
+        "status", documents.status(gpus=[documents.gpu(0, foreign=strangers, health="cordoned", workers=workers)])
+    )
+
+    _, out, _ = gpuctl("gpus", "--color", "never", terminal=80)
+
+    assert out.splitlines() == [
+        "GPU  MEMORY               USED/TOTAL  HEALTH    WORKERS          FOREIGN",
+        "  0  ████████▒▒▒▒····  40.0/80.0 GiB  cordoned  PrefillWorker/0  6.0 GiB",
+        "GPU 0: held by processes that are not ours: 4711 python train.py --deep 3.0 GiB,",
+        "4712 python train.py --deep 3.0 GiB",
+    ]
+
+
+def test_status_says_which_gpus_are_out_of_order_and_what_the_daemon_asks_to_be_mended(
+    gpuctl: Any, daemon: Any, documents: Any
+) -> None:
+    gpus = [
+        documents.gpu(0, health="quarantined", reason="GPU 0 is quarantined since noon (XID 79)"),
+        documents.gpu(1, health="lost", reason="fell off the bus"),
+        documents.gpu(2),
+    ]
+    life = {"pid": 42, "version": "0.1.0", "epoch": 7, "uptime_s": 1.0, "notices": ["fleet.json was set aside"]}
+    workers = [documents.worker("decode/0"), documents.worker("decode/2")]
+    daemon.answers("status", documents.status(*workers, gpus=gpus, daemon=life))
+
+    whole = gpuctl("status")[1].splitlines()
+    one = gpuctl("status", "decode/2")[1].splitlines()
+
+    assert whole[2] == "NOTICE: fleet.json was set aside"
+    assert whole[-2:] == ["GPU 0 is quarantined since noon (XID 79)", "GPU 1: fell off the bus"]
+    assert one[-1].startswith("decode/2  ready")
+
+
 def test_gpus_for_machines_are_whole_numbers_and_uuids(gpuctl: Any, daemon: Any, documents: Any) -> None:
     daemon.answers("status", documents.status())
 
@@ -255,7 +294,7 @@ def test_why_tells_of_the_last_five_runs_within_the_terminal(gpuctl: Any, daemon
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line.startswith("run ")] == [
-        f"run {number}: gpu-oom-runtime" for number in range(9, 4, -1)
+        f"run {number}: gpu-oom-runtime: ran out of memory while serving" for number in range(9, 4, -1)
     ]
     assert "GPU 7 71.0/72.0/80.0" in " ".join(out.split())
     assert lines.count("  step taken: max-num-batched-tokens 8192 -> 4096") == 5
@@ -295,7 +334,7 @@ def test_why_tells_sentences_then_runs_with_the_latest_evidence(gpuctl: Any, dae
         "",
         "RUN  ENDED                 RAN  CAUSE            ENDING    REASON",
         "  3  2026-01-02T03:04:05Z  12s  gpu-oom-startup  signal 9  67.7 GiB wanted, 12.1 GiB free",
-        "run 3: gpu-oom-startup",
+        "run 3: gpu-oom-startup: 67.7 GiB wanted, 12.1 GiB free",
         "  memory in GiB, peak/claim/total: GPU 0 70.0/72.0/80.0, GPU-b ?/72.0/80.0",
         "  | torch.OutOfMemoryError: CUDA out of memory",
         "  hint: lower gpu-memory-utilization to 0.1",

@@ -33,6 +33,12 @@ def test_optional_columns_go_in_their_order_so_that_the_reason_can_be_read() -> 
     assert drawn == ["NAME      PHASE  REASON", "decode/0  ready  a sentence that…"]
 
 
+def test_a_narrow_first_column_leaves_its_room_to_the_last() -> None:
+    drawn = lines(Table(("GPU", "HEALTH", "FOREIGN"), [("0", "ok", "-")]), width=20, headers=True)
+
+    assert drawn == ["GPU  HEALTH  FOREIGN", "0    ok      -"]
+
+
 @pytest.mark.parametrize("width", [1, 5, 10, 20, 40, 79, 80])
 def test_no_line_is_ever_longer_than_the_width(width: int) -> None:
     table = a_table(ROW, ("a-pool-with-a-very-long-name-indeed/12", "ready", "1", "x" * 200))

@@ -160,6 +160,30 @@ def test_a_lost_gpu_is_quarantined_and_cannot_be_cleared_while_it_is_lost(daemon
     assert gpu(daemon, 0)["health"] == "ok"
 
 
+def test_what_a_worker_holds_of_a_lost_gpu_is_unknown_and_never_0(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=FAST)
+    holds(daemon, daemon.all_ready()["m/0"]["pid"], 30)
+    daemon.until("m/0", lambda worker: worker["memory"][0]["used_bytes"] == 30 * GIB)
+
+    daemon.call("sim", {"fault": "lost", "gpu": 0})
+    eventually(lambda: gpu(daemon, 0)["health"] == "lost", within_s=10)
+
+    assert daemon.worker("m/0")["memory"][0]["used_bytes"] is None
+    assert "?/39.8 GiB" in daemon.ctl("status").stdout
+
+
+def test_a_daemon_knows_what_adopted_workers_hold_before_it_samples_again(daemon: DaemonUnderTest) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=FAST)
+    holds(daemon, daemon.all_ready()["m/0"]["pid"], 30)
+    daemon.until("m/0", lambda worker: worker["memory"][0]["used_bytes"] == 30 * GIB)
+    daemon.kill()
+
+    daemon.start(HOLDER.format(on_breach="warn"), config="[inventory]\nsample-interval-s = 60\n")
+
+    assert daemon.worker("m/0")["memory"][0]["used_bytes"] == 30 * GIB
+    assert gpu(daemon, 0)["foreign"] == []
+
+
 def test_a_driver_that_hangs_is_stale_since_then_and_the_workers_are_looked_after(daemon: DaemonUnderTest) -> None:
     daemon.start(HOLDER.format(on_breach="warn"), config=f"{FAST}deadline-s = 0.5\n")
     before = daemon.all_ready()["m/0"]

@@ -152,6 +152,14 @@ def test_a_lost_gpu_is_not_used_and_is_spoken_of() -> None:
     assert "3, 1 of them lost (2 free for this pool)" in too_many.problems[0].message
 
 
+def test_what_its_workers_have_already_counts_as_free_for_a_pool_that_grows_too_far() -> None:
+    current = {"a/0": ("GPU-0",), "a/1": ("GPU-1",), "b/0": ("GPU-2",)}
+
+    plan = place([a_pool("a", workers=9), a_pool("b")], a_host(8), current=current)
+
+    assert "this host has 8 (7 free for this pool)" in plan.problems[0].message
+
+
 def test_excluded_gpus_are_not_used_and_naming_one_is_refused() -> None:
     pools = [a_pool("a", workers=2), a_pool("b", gpus=("GPU-0",))]
 

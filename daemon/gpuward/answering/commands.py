@@ -19,7 +19,7 @@ from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.host import logs
-from gpuward.planning import FleetText, Proposal, read_fleet_file
+from gpuward.planning import FleetText, Proposal, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.life import (
     ALIVE,
@@ -137,14 +137,16 @@ class Commands:
         try:
             source = read_fleet_file(path)
         except (OSError, ValueError) as error:
-            raise Refusal("bad-file", f"cannot read {path}: {error}") from None
+            raise Refusal("bad-file", f"cannot read {path}: {unreadable(error)}") from None
         return self._applied(self._fleets.propose(source), "reload")
 
     def _scale(self, args: ask.ScaleArgs) -> Document:
         try:
             proposal = self._fleets.propose_scale(args.pool, args.workers)
         except KeyError:
-            raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {self._known()}") from None
+            pools = ", ".join(self._supervisor.state.pools)
+            known = f"there are {pools}" if pools else "no fleet is applied yet"
+            raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {known}") from None
         return self._applied(proposal, "scale")
 
     def _applied(self, proposal: Proposal, verb: Verb) -> Document:

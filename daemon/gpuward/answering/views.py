@@ -115,7 +115,9 @@ class Views:
         return [
             {
                 "gpu_uuid": uuid,
-                "used_bytes": None if (worker.name, uuid) in untold else used.get(uuid, 0),
+                "used_bytes": used.get(uuid, 0)
+                if (worker.name, uuid) not in untold and _tells(by_uuid.get(uuid))
+                else None,
                 "claim_bytes": claim_bytes(pool, by_uuid[uuid]) if uuid in by_uuid else None,
             }
             for uuid in uuids
@@ -203,6 +205,11 @@ def operation_document(operation: Operation) -> Document:
     }
 
 
+def _tells(gpu: Gpu | None) -> bool:
+    """Whether a GPU tells what is on it: of one that is lost nothing is known, which is not 0 bytes."""
+    return gpu is not None and gpu.health == "ok"
+
+
 def _last_exit(exit_: LastExit) -> Document:
     return {
         "cause": exit_.cause,
@@ -253,10 +260,9 @@ def _run(record: RunRecord, indices: dict[str, int]) -> Document:
 
 def _sentences(worker: Worker, now_s: float) -> list[str]:
     since_s = max(0.0, now_s - worker.since_s)
-    wanted = "it is wanted up" if worker.goal is Goal.UP else "it is wanted down (stopped by command)"
     told = [
-        f"{worker.name} is {worker.phase} for {since_s:.0f} s: {worker.reason}.",
-        f"Its goal is {worker.goal}: {wanted}.",
+        f"{worker.name} has been in phase {worker.phase} for {since_s:.0f} s: {worker.reason}.",
+        "Its goal is up." if worker.goal is Goal.UP else "Its goal is down: it was stopped by command.",
     ]
     if worker.deadline_s is not None:
         left_s = max(0.0, worker.deadline_s - now_s)
@@ -283,7 +289,7 @@ def _sentences(worker: Worker, now_s: float) -> list[str]:
 
 
 def _exit_sentence(exit_: LastExit) -> str:
-    how = "its end is unknown (the keeper was lost)"
+    how = "it left no exit code (it never came to run, or its keeper was lost)"
     if exit_.signal is not None:
         how = f"it was killed by signal {exit_.signal}"
     elif exit_.code is not None:

@@ -42,7 +42,9 @@ def daemon(args: Namespace, client: Client, screen: Screen) -> int:
 def _detach(client: Client, screen: Screen) -> int:
     answer: Detached = client.call("detach", timeout_s=ASK_WITHIN_S)
     goes_on = f"{counted(len(answer['workers']), 'worker')} go on without a daemon; the next one takes them over"
-    screen.listing(answer, [answer], [str(answer["pid"])], lambda: screen.line(f"pid {answer['pid']} ends; {goes_on}"))
+    screen.listing(
+        answer, [answer], [str(answer["pid"])], lambda: screen.sentence(f"pid {answer['pid']} ends; {goes_on}")
+    )
     return EXIT_OK
 
 
@@ -57,7 +59,7 @@ def _reexec(args: Namespace, client: Client, screen: Screen) -> int:
         f"gpuward {answer['from_version']} became {after['version']} in {took_s:.1f} s, pid {after['pid']}; "
         f"{counted(len(answer['workers']), 'worker')} went on"
     )
-    screen.listing(document, [document], [after["version"]], lambda: screen.line(line))
+    screen.listing(document, [document], [after["version"]], lambda: screen.sentence(line))
     return EXIT_OK
 
 

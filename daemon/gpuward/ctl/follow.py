@@ -9,7 +9,7 @@ from gpuward.control.feed import Feed, Lost
 from gpuward.control.protocol import EXIT_OK
 from gpuward.ctl.arguments import Command, count
 from gpuward.ctl.table import Table
-from gpuward.ctl.text import one_line
+from gpuward.ctl.text import one_line, shortened, wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ POLL_S = 0.25
 QUIET_S = 2.0
 RECONNECT_PAUSE_S = 0.5
 RECONNECT_WITHIN_S = 60.0
+GAP_CHARS = 6
+"""Between the four columns of an event."""
+
+REASON_LEAST = 24
+REASON_BELOW = 4
+"""A reason with less room than this beside kind and name stands below them, indented."""
 
 
 def logs_arguments(parser: ArgumentParser) -> None:
@@ -100,7 +106,7 @@ def show_events(args: Namespace, client: Client, screen: Screen) -> int:
     feed = Feed(client, worker=args.worker, quiet_s=QUIET_S)
     past = list(feed.last(args.lines))
     if not args.follow:
-        screen.listing({"events": past}, past, [_name(event) for event in past], lambda: screen.table(_table(past)))
+        screen.listing({"events": past}, past, [_name(event) for event in past], lambda: _draw(screen, past))
         return EXIT_OK
     for event in past:
         _write_event(screen, event)
@@ -141,7 +147,41 @@ def _write_event(screen: Screen, event: Event) -> None:
         case "name":
             screen.out.write(_name(event) + "\n")
         case _:
-            screen.line("  ".join((event["at"], event["kind"], _about(event), one_line(event["reason"]))))
+            for line in event_lines(event, screen.width, (0, 0)):
+                screen.line(line)
+
+
+def _draw(screen: Screen, events: list[Event]) -> None:
+    """A table; on a terminal that is too narrow for it the reasons go on below their beginning, none is cut."""
+    table = _table(events)
+    if screen.wide or screen.width is None or sum(table.widths()) + GAP_CHARS <= screen.width:
+        screen.table(table)
+        return
+    _, kind, about, _ = table.widths()
+    for event in events:
+        for line in event_lines(event, screen.width, (kind, about)):
+            screen.line(line)
+
+
+def event_lines(event: Event, width: int | None, columns: tuple[int, int]) -> list[str]:
+    """One event: on one line where ``width`` is None, else its reason beside the rest or below it, never cut.
+
+    ``columns``: least characters for what kind it is, and whom it is about.
+    """
+    at = event["at"] if width is None else _short(event["at"])
+    head = "  ".join((at, event["kind"].ljust(columns[0]), _about(event).ljust(columns[1])))
+    if width is None:
+        return [f"{head}  {one_line(event['reason'])}"]
+    indent = " " * (len(head) + 2)
+    if width - len(indent) < REASON_LEAST:
+        return [shortened(head.rstrip(), width), *wrapped(event["reason"], width, " " * REASON_BELOW)]
+    first, *more = wrapped(event["reason"], width, indent) or [""]
+    return [f"{head}  {first.strip()}".rstrip(), *more]
+
+
+def _short(at: str) -> str:
+    """``2026-01-02T03:04:05.678Z`` without year and fractions: ``01-02 03:04:05``, UTC as all times."""
+    return at[5:19].replace("T", " ")
 
 
 def _table(events: list[Event]) -> Table:

@@ -38,7 +38,7 @@ def gpu(args: Namespace, client: Client, screen: Screen) -> int:
     answer: GpuAnswer = client.call("gpu", {"action": args.action, "gpu": args.gpu, "reason": args.reason})
     one = answer["gpu"]
     said = one["reason"] or f"GPU {one['index']} is {one['health']}"
-    screen.listing(answer, [one], [one["uuid"]], lambda: screen.line(said))
+    screen.listing(answer, [one], [one["uuid"]], lambda: screen.sentence(said))
     return EXIT_OK
 
 
@@ -51,7 +51,7 @@ def inventory(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl inventory``: the workers do not notice; nothing starts on a GPU until it is resumed."""
     answer: Inventory = client.call("inventory", {"action": args.action})
     said = f"inventory {answer['state']}: {answer['reason']}"
-    screen.listing(answer, [answer], [answer["state"]], lambda: screen.line(said))
+    screen.listing(answer, [answer], [answer["state"]], lambda: screen.sentence(said))
     return EXIT_OK
 
 

@@ -16,7 +16,7 @@ VERBS = {
     "status": "the workers and their phases (also with no command)",
     "gpus": "the GPUs: used, claimed, by whom",
     "gpu": "take a GPU out of service (cordon), or back (uncordon, clear)",
-    "inventory": "let the NVIDIA driver go (release) for a reload or a reset, or take it up again (resume)",
+    "inventory": "let the NVIDIA driver go for a reload or reset (release), or back (resume)",
     "why": "why a worker is where it is, and its runs",
     "plan": "which worker would get which GPUs; works without a daemon",
     "diff": "what applying a file would change",
@@ -37,8 +37,9 @@ VERBS = {
     "version": "versions of gpuctl and of the daemon",
 }
 EXIT_CODES = (
-    "exit codes: 0 ok, 1 failed, 2 usage, 3 status --check: not all ready, 4 no such worker or GPU,\n"
-    "5 daemon unreachable, 6 refused by plan or policy, 7 not permitted, 124 timed out, 130 interrupted"
+    "exit codes: 0 ok, 1 failed, 2 usage, 3 not all ready (status --check),\n"
+    "4 no such worker or GPU, 5 daemon unreachable, 6 refused by plan or policy,\n"
+    "7 not permitted, 124 timed out, 130 interrupted, 141 output closed"
 )
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141

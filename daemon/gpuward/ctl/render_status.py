@@ -30,6 +30,10 @@ def draw_status(screen: Screen, status: Status, workers: list[Worker]) -> None:
         _draw_trouble(screen, worker)
         for warning in worker.get("warnings", []):
             screen.sentence(warning, style="yellow")
+    shown = {uuid for worker in workers for uuid in worker["gpu_uuids"]}
+    for gpu in status["gpus"]:
+        if len(workers) == len(status["workers"]) or gpu["uuid"] in shown:
+            _draw_out_of_order(screen, gpu)
 
 
 def workers_table(workers: list[Worker], *, wide: bool) -> Table:
@@ -44,8 +48,8 @@ def workers_table(workers: list[Worker], *, wide: bool) -> Table:
     )
 
 
-def gpus_table(gpus: list[Gpu], *, wide: bool, glyphs: str) -> Table:
-    """One line per GPU: a bar of what is used and claimed, who is on it, who should not be."""
+def gpus_table(gpus: list[Gpu], *, wide: bool, named: bool, glyphs: str) -> Table:
+    """One line per GPU: a bar of what is used and claimed, who is on it, what others hold (``named``: who)."""
     extra = ("UUID", "UTIL", "TEMP", "POWER") if wide else ()
     headers = ("GPU", *extra, "NAME", "MEMORY", "USED/TOTAL", "CLAIMED", "HEALTH", "WORKERS", "FOREIGN")
     rows = [
@@ -58,7 +62,7 @@ def gpus_table(gpus: list[Gpu], *, wide: bool, glyphs: str) -> Table:
             gib(gpu["claimed_bytes"]),
             _health(gpu),
             ",".join(gpu["workers"]) or "-",
-            _foreign(gpu),
+            _foreign(gpu) if named else _foreign_sum(gpu),
         )
         for gpu in gpus
     ]
@@ -73,11 +77,10 @@ def draw_gpus(screen: Screen, status: Status) -> None:
     if not status["gpus"]:
         screen.line("no GPUs are known")
         return
-    screen.table(gpus_table(status["gpus"], wide=screen.wide, glyphs=_glyphs(screen)))
+    named = screen.wide or screen.width is None
+    screen.table(gpus_table(status["gpus"], wide=screen.wide, named=named, glyphs=_glyphs(screen)))
     for gpu in status["gpus"]:
-        if gpu["reason"] and gpu["health"] != "ok":
-            whole = gpu["reason"].startswith(f"GPU {gpu['index']} ")
-            screen.sentence(gpu["reason"] if whole else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+        _draw_out_of_order(screen, gpu)
         for warning in gpu.get("warnings", []):
             screen.sentence(warning, style="yellow")
         vitals = gpu.get("vitals")
@@ -104,16 +107,23 @@ def ending(run: LastExit | Run) -> str:
     """Return how a run ended: ``code 1``, ``signal 9``."""
     if run["signal"] is not None:
         return f"signal {run['signal']}"
-    return f"code {run['code']}" if run["code"] is not None else "unknown"
+    return f"code {run['code']}" if run["code"] is not None else "no code"
+
+
+def _draw_out_of_order(screen: Screen, gpu: Gpu) -> None:
+    """Say what is the matter with a GPU that is lost, quarantined or cordoned."""
+    if gpu["reason"] and gpu["health"] != "ok":
+        whole = gpu["reason"].startswith(f"GPU {gpu['index']} ")
+        screen.sentence(gpu["reason"] if whole else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
 
 
 def _draw_run(screen: Screen, run: Run, *, whole: bool) -> None:
     """What the table has no room for; ``whole``: every line of the evidence, and the hint."""
     memory, evidence, hint = run.get("memory", []), run.get("evidence", []), run.get("hint", "")
-    step = run.get("step")
-    if not memory and not evidence and not step and not hint:
+    step, reason = run.get("step"), run.get("reason", "")
+    if not (memory or evidence or step or hint or reason):
         return
-    screen.line(f"run {run['run']}: {run['cause']}")
+    screen.sentence(f"run {run['run']}: {run['cause']}{f': {reason}' if reason else ''}")
     if memory:
         held = ", ".join(_peak(one) for one in memory)
         screen.sentence(f"memory in GiB, peak/claim/total: {held}", indent="  ")
@@ -142,6 +152,8 @@ def _draw_header(screen: Screen, status: Status) -> None:
     if fleet is not None and fleet["revision"]:
         screen.sentence(f"fleet revision {fleet['revision']} from {fleet['source'] or 'an unknown file'}", style="dim")
     _draw_notices(screen, status)
+    for notice in daemon.get("notices", []):
+        screen.sentence(f"NOTICE: {notice}", style="yellow")
     screen.line()
 
 
@@ -212,6 +224,14 @@ def _vitals(gpu: Gpu) -> tuple[str, str, str]:
 def _foreign(gpu: Gpu) -> str:
     holders = [f"{one['pid']} {one['name']} {gib(one['used_bytes'])} GiB".replace("  ", " ") for one in gpu["foreign"]]
     return ", ".join(holders) or "-"
+
+
+def _foreign_sum(gpu: Gpu) -> str:
+    """What processes that are not ours hold in all; who they are is said below the table."""
+    told = [one["used_bytes"] for one in gpu["foreign"] if one["used_bytes"] is not None]
+    if not gpu["foreign"]:
+        return "-"
+    return f"{gib(sum(told) if len(told) == len(gpu['foreign']) else None)} GiB"
 
 
 def _glyphs(screen: Screen) -> str:

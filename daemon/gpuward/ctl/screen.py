@@ -8,7 +8,7 @@ import sys
 
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.ctl.table import Table, lines
-from gpuward.ctl.text import one_line, wrapped
+from gpuward.ctl.text import wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Screen:
         self.err = err
         self.is_terminal = out.isatty()
         self.width = terminal_width(out)
+        self._err_width = terminal_width(err) if err.isatty() else None
         colored = color == "always" or (color == "auto" and self.is_terminal and not os.environ.get("NO_COLOR"))
         self._terminal: Terminal | None = None
         if self.draws and colored:
@@ -99,9 +100,17 @@ class Screen:
                 draw()
 
     def complain(self, text: str) -> None:
-        """Write one line of trouble to stderr, after what stdout got so far."""
+        """Write trouble to stderr, after what stdout got so far: one line, broken between words on a terminal."""
         self.out.flush()
-        self.err.write(f"gpuctl: {one_line(text)}\n")
+        for line in wrapped(f"gpuctl: {text}", self._err_width, ""):
+            self.err.write(line + "\n")
+        self.err.flush()
+
+    def quote(self, lines: Sequence[str]) -> None:
+        """Write what a worker has said below what was complained of."""
+        for quoted in lines:
+            for line in wrapped(quoted, self._err_width, "  | "):
+                self.err.write(line + "\n")
         self.err.flush()
 
     def overwrite(self, text: str) -> None:

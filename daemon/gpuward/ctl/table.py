@@ -56,7 +56,7 @@ def fitted(table: Table, width: int | None) -> Table:
         table = table.without(table.optional[0])
     widths = table.widths()
     others = sum(widths[1:-1]) + len(GAP) * (len(widths) - 1)
-    first = max(FIRST_MIN, min(widths[0], width - others - min(LAST_MIN, widths[-1])))
+    first = max(min(FIRST_MIN, widths[0]), min(widths[0], width - others - min(LAST_MIN, widths[-1])))
     last = max(0, width - others - first)
     return Table(
         (table.headers[0], *table.headers[1:-1], shortened(table.headers[-1], last)),

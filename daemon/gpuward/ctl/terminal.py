@@ -22,7 +22,14 @@ STYLES = {
         "failed": "bold red",
         "stopped": "dim",
     },
-    "HEALTH": {"ok": "green", "stale": "yellow", "unknown": "yellow", "lost": "bold red"},
+    "HEALTH": {
+        "ok": "green",
+        "stale": "yellow",
+        "unknown": "yellow",
+        "cordoned": "yellow",
+        "quarantined": "bold red",
+        "lost": "bold red",
+    },
     "ACTION": {"start": "green", "stop": "red", "restart": "yellow", "move": "yellow", "keep": "dim"},
     "CAUSE": {"commanded": "dim"},
 }

@@ -91,7 +91,7 @@ def finish(
     failed = [step for step in workers if step["state"] == "failed"]
     for step in failed:
         screen.complain(f"cannot {operation['verb']} {step['name']}: {step['reason'] or step['phase']}")
-        _quote(step["evidence"] or _end_of_log(client, step["name"]), screen)
+        screen.quote(step["evidence"] or _end_of_log(client, step["name"]))
     return EXIT_FAILED if failed or operation["state"] == "failed" else EXIT_OK
 
 
@@ -161,8 +161,3 @@ def _end_of_log(client: Client, worker: str) -> list[str]:
     except Refused:
         return []
     return chunk["text"].splitlines()[-LOG_LINES:]
-
-
-def _quote(lines: list[str], screen: Screen) -> None:
-    for line in lines:
-        screen.err.write(f"  | {one_line(line)}\n")

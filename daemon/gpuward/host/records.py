@@ -250,7 +250,7 @@ class Records:
             number += 1
         with suppress(OSError):
             path.rename(target)
-        self.set_aside.append(SetAside(target, reason))
+        self.set_aside.append(SetAside(target, f"this is {path.name}, which could not be used: {reason}"))
 
 
 class _Versioned(msgspec.Struct):

@@ -129,7 +129,8 @@ class _Placing:
     def _fill_exclusive(self, pool: Pool, missing: Sequence[Claimant]) -> None:
         free = self.board.free_count()
         if len(missing) * pool.device_count > free:
-            self.problems.append(too_few_gpus(pool, self.pools, self.host, free))
+            kept = (pool.workers - len(missing)) * pool.device_count
+            self.problems.append(too_few_gpus(pool, self.pools, self.host, free + kept))
             return
         for claimant in missing:
             seats = self.board.adjacent_free(claimant.count) or self.board.scattered_free(claimant.count)

@@ -45,7 +45,7 @@ def parallel_size_mismatch(pool: Pool) -> Remark | None:
 
 
 def too_few_gpus(pool: Pool, pools: Sequence[Pool], host: Host, free: int) -> Remark:
-    """Not enough free GPUs for the workers of an exclusive pool. ``free``: what the pools before it left."""
+    """Not enough free GPUs for the workers of an exclusive pool. ``free``: what the other pools left it."""
     each = pool.device_count
     total = sum(other.workers * other.device_count for other in pools if not other.share)
     rest = total - pool.workers * each

@@ -80,6 +80,14 @@ def test_an_applied_fleet_touches_only_the_workers_that_it_changes(daemon: Daemo
     assert {name for name, worker in after.items() if worker["pid"] == pids.get(name)} == {"same/0", "grown/0"}
 
 
+def test_scaling_a_pool_that_is_not_there_names_the_pools_that_are(daemon: DaemonUnderTest) -> None:
+    daemon.start(pools(first={"command": python(SLEEPS), "workers": 3}, second={"command": python(SLEEPS)}))
+
+    refused = daemon.ctl("scale", "frist=2")
+
+    assert (refused.returncode, refused.stderr) == (4, "gpuctl: there is no pool 'frist'; there are first, second\n")
+
+
 @pytest.mark.parametrize("step_s", [3600, -3600], ids=["forth", "back"])
 def test_a_stepped_clock_kills_nobody_and_loses_no_wait(daemon: DaemonUnderTest, step_s: int) -> None:
     clock = daemon.root / "clock"
