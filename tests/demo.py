@@ -34,27 +34,7 @@ COMMAND_WITHIN_S = 10.0
 POLL_S = 0.25
 LOG_TAIL_LINES = 40
 
-SEED = """\
-VllmWorker:
-  model: models/llama3.1-8b-ins/
-  kv-transfer-config: '{"kv_connector":"DynamoNixlConnector"}'
-  max-model-len: 16384
-  gpu-memory-utilization: 0.85
-  remote-prefill: true
-  conditional-disagg: true
-  max-local-prefill-length: 10
-  tensor-parallel-size: 1
-  ServiceArgs:
-    workers: 3
-    resources:
-      gpu: 1
-PrefillWorker:
-  model: models/llama3.1-8b-ins/
-  kv-transfer-config: '{"kv_connector":"DynamoNixlConnector"}'
-  max-model-len: 16384
-  gpu-memory-utilization: 0.85
-  cuda-visible-device-offset: 3
-"""
+SEED = Path(__file__).parent.parent / "etc/dynamo.yaml"
 
 
 class DemoFailed(Exception):
@@ -74,11 +54,11 @@ class Demo:
 
     def write_files(self) -> None:
         """Lay out what a user has: the fleet, a model directory, host settings."""
-        (self.directory / "seed.yaml").write_text(SEED)
+        shutil.copy(SEED, self.directory / "seed.yaml")
         (self.directory / "models/llama3.1-8b-ins").mkdir(parents=True)
         (self.directory / "gpuward.toml").write_text("# Host settings: every key has a default.\n")
         show("cat seed.yaml")
-        say(SEED.rstrip())
+        say(SEED.read_text().rstrip())
 
     def start_daemon(self) -> None:
         """Start the daemon in a session of its own, so that Ctrl-C ends the demo and the demo ends the daemon."""

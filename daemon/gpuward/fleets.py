@@ -51,12 +51,18 @@ class Fleets:
         return self.planner.propose(source, self._applied)
 
     def propose_scale(self, pool: str, workers: int) -> Proposal:
-        """The applied fleet with another number of workers in one pool; KeyError where there is no such pool."""
+        """The applied fleet with another number of workers in one pool; KeyError where there is no such pool.
+
+        Of its warnings those that concern this pool, or are new: the others were said when the file was applied.
+        """
         if self.stored is None:
             raise KeyError(pool)
         changed = structs.replace(self.stored.fleet.pool(pool), workers=workers)
         source = FleetText(text="", name=self.stored.source, directory="/")
-        return self.planner.proposal(source, _with_pool(self.stored.fleet, changed), self._applied)
+        known = self.planner.proposal(source, self.stored.fleet, self.stored.fleet).plan.warnings
+        proposal = self.planner.proposal(source, _with_pool(self.stored.fleet, changed), self._applied)
+        news = tuple(remark for remark in proposal.plan.warnings if remark.pool == pool or remark not in known)
+        return replace(proposal, plan=replace(proposal.plan, warnings=news))
 
     def propose_roll(self, name: str, source: FleetText) -> Proposal:
         """Decode and plan a file that may change nothing but the definition of one pool."""

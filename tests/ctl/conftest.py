@@ -234,7 +234,8 @@ class Documents:
 
     def diff(self, plan: dict[str, Any], *actions: tuple[str, str], revision: int = 3) -> dict[str, Any]:
         changes = [
-            {"worker": name, "pool": "decode", "action": action, "keys": ["model"], "reason": f"{name} is to {action}"}
+            {"worker": name, "pool": "decode", "action": action, "keys": [] if action == "keep" else ["model"]}
+            | {"reason": f"{name} is to {action}"}
             for name, action in actions
         ]
         return {"schema_version": 1, "revision": revision, "plan": plan, "changes": changes}

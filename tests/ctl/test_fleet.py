@@ -238,22 +238,56 @@ def test_diff_shows_and_applies_nothing(gpuctl: Any, daemon: Any, fleet_file: Pa
     assert {op for op, _ in daemon.asked} == {"diff"}
 
 
-def test_diff_without_a_file_tells_whether_the_daemons_own_file_was_changed(
+def test_diff_without_a_file_shows_what_the_file_of_the_start_would_change(
     gpuctl: Any, daemon: Any, documents: Any
 ) -> None:
-    drift = {"revision": 3, "source": "fleet.toml", "drift": True, "drift_reason": "fleet.toml was changed"}
+    known = {"source": "fleet.toml", "file": "/etc/gpuward/fleet.toml"}
+    changes = (("decode/0", "keep"), ("decode/1", "start"))
+    difference = documents.diff(documents.plan("decode/0", "decode/1"), *changes, revision=3)
+    why = "/etc/gpuward/fleet.toml differs from the applied revision 3"
+    daemon.answers("diff", {**difference, **known, "drift": True, "drift_reason": why})
 
-    daemon.answers("status", documents.status(fleet=drift))
-    changed = gpuctl("diff")
-    daemon.answers("status", documents.status())
-    same = gpuctl("diff")
+    code, out, err = gpuctl("diff")
 
-    assert changed == (
-        0,
-        "fleet.toml was changed (applied: revision 3, from fleet.toml); gpuctl reload applies the file\n",
-        "",
-    )
-    assert same == (0, "no difference: what runs is what was applied (revision 3, from fleet.toml)\n", "")
+    assert (code, err, daemon.args_of("diff")) == (0, "", [{}])
+    assert out.splitlines()[0] == why
+    assert "decode/1  start" in out
+    assert out.splitlines()[-2:] == ["1 worker to change, 1 kept as it is", "gpuctl reload applies the file"]
+
+
+def test_diff_without_a_file_says_where_nothing_differs(gpuctl: Any, daemon: Any, documents: Any) -> None:
+    known = {"source": "fleet.toml", "file": "/etc/gpuward/fleet.toml", "drift": False, "drift_reason": None}
+    same = documents.diff(documents.plan("decode/0"), ("decode/0", "keep"), revision=3)
+    daemon.answers("diff", {**same, **known})
+
+    told = gpuctl("diff")
+
+    assert told == (0, "no difference: /etc/gpuward/fleet.toml says what runs, revision 3 of fleet.toml\n", "")
+
+
+def test_diff_without_a_file_tells_the_errors_of_the_file_and_exits_6(gpuctl: Any, daemon: Any, documents: Any) -> None:
+    known = {"source": "fleet.toml", "file": "/f.toml", "drift": True, "drift_reason": "/f.toml has errors"}
+    daemon.answers("diff", {**documents.diff(documents.plan(problems=("9 of 8",))), **known})
+
+    code, out, err = gpuctl("diff")
+
+    assert (code, out) == (6, "/f.toml has errors\n")
+    assert "9 of 8" in err
+
+
+def test_a_worker_that_is_kept_under_changed_keys_is_shown_with_them(
+    gpuctl: Any, daemon: Any, documents: Any, fleet_file: Path
+) -> None:
+    difference = documents.diff(documents.plan(), ("decode/0", "keep"), ("decode/1", "keep"))
+    difference["changes"][1]["keys"] = ["workers"]
+    difference["changes"][0] |= {"keys": ["restart"], "reason": "restart changed: its process goes on under that"}
+    daemon.answers("diff", difference)
+
+    _, out, _ = gpuctl("diff", str(fleet_file))
+
+    assert "decode/0  keep    restart  restart changed: its process goes on under that" in out
+    assert "decode/1" not in out
+    assert "0 workers to change, 2 kept as they are" in out
 
 
 def test_import_prints_toml_that_plans_to_the_same_devices(gpuctl: Any, tmp_path: Path) -> None:

@@ -158,6 +158,39 @@ def test_a_file_that_is_edited_while_the_daemon_runs_is_reported_and_left_alone(
     assert len(status["workers"]) == 2
 
 
+def test_diff_without_a_file_shows_what_the_edited_file_of_the_start_would_change(daemon: DaemonUnderTest) -> None:
+    daemon.start(SLEEPERS)
+    daemon.all_ready()
+
+    same = daemon.ctl("diff")
+    daemon.write("fleet.toml", SLEEPERS.replace("workers = 2", "workers = 3\nstop-timeout-s = 7"))
+    edited = daemon.ctl("diff", "-o", "wide")
+    daemon.write("fleet.toml", SLEEPERS.replace("workers = 2", "workers = -2"))
+    broken = daemon.ctl("diff")
+
+    path = daemon.root / "fleet.toml"
+    told = [" ".join(one.stdout.split()) for one in (same, edited)]
+    assert (same.returncode, told[0]) == (0, f"no difference: {path} says what runs, revision 1 of fleet.toml")
+    assert f"{path} differs from the applied revision 1" in told[1]
+    assert "sleeper/2 start workers,stop-timeout-s new worker on" in told[1]
+    assert "workers, stop-timeout-s changed: its process goes on under that" in told[1]
+    assert told[1].endswith("1 worker to change, 2 kept as they are gpuctl reload applies the file")
+    assert (broken.returncode, "workers = -2" in broken.stderr) == (6, True)
+    assert len(daemon.workers()) == 2
+
+
+def test_scaling_a_pool_repeats_no_warnings_of_the_others(daemon: DaemonUnderTest) -> None:
+    daemon.start('[pool.scaled]\nmodel = "org/m"\nworkers = 2\n[pool.other]\nmodel = "org/m"\n')
+    daemon.all_ready()
+
+    planned = daemon.ctl("plan", "fleet.toml", "-o", "json")
+    scaled = daemon.ctl("scale", "scaled=1", "-o", "json")
+
+    warned = [{one["pool"] for one in json.loads(planned.stdout)["warnings"]}]
+    warned.append({one["pool"] for one in json.loads(scaled.stdout)["plan"]["warnings"]})
+    assert warned == [{"scaled", "other"}, {"scaled"}]
+
+
 def test_a_fleet_that_does_not_fit_changes_nothing(daemon: DaemonUnderTest) -> None:
     daemon.start(SLEEPERS)
     before = daemon.all_ready()

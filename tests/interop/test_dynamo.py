@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.interop.dynamo import decode_dynamo_yaml
 
-SEED = """
-VllmWorker:
-  model: models/llama3.1-8b-ins/
-  kv-transfer-config: '{"kv_connector":"DynamoNixlConnector"}'
-  max-model-len: 16384
-  gpu-memory-utilization: 0.85
-  remote-prefill: true
-  conditional-disagg: true
-  max-local-prefill-length: 10
-  tensor-parallel-size: 1
-  ServiceArgs:
-    workers: 3
-    resources:
-      gpu: 1
-PrefillWorker:
-  model: models/llama3.1-8b-ins/
-  kv-transfer-config: '{"kv_connector":"DynamoNixlConnector"}'
-  max-model-len: 16384
-  gpu-memory-utilization: 0.85
-  cuda-visible-device-offset: 3
-"""
+SEED = (Path(__file__).parents[2] / "etc/dynamo.yaml").read_text()
 
 
 def decode(text: str, there: str = "") -> Fleet:

@@ -63,8 +63,8 @@ class Commands:
         match request.args:
             case ask.ApplyArgs() as args:
                 return self._apply(args)
-            case ask.FileArgs() as args:
-                return self._plan_or_diff(request.op, args)
+            case ask.FileArgs() | ask.DiffArgs() as args:
+                return self._diff(args) if isinstance(args, ask.DiffArgs) else self._plan(args)
             case ask.TargetArgs() as args:
                 return self._targets(request.op, args)
             case ask.ScaleArgs() | ask.RollArgs() as args:
@@ -115,9 +115,16 @@ class Commands:
         shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
         return f"there are {shown}" if names else "no fleet is applied yet"
 
-    def _plan_or_diff(self, op: str, args: ask.FileArgs) -> Document:
-        proposal = self._fleets.propose(_text(args))
-        return plan_document(proposal.plan) if op == "plan" else self._views.proposal(proposal)
+    def _plan(self, args: ask.FileArgs) -> Document:
+        return plan_document(self._fleets.propose(_text(args)).plan)
+
+    def _diff(self, args: ask.DiffArgs) -> Document:
+        """What applying a file would change; for the file of the start also what ``status`` says of it."""
+        if args.text is not None:
+            source = FleetText(text=args.text, name=args.name, directory=args.directory)
+            return self._views.proposal(self._fleets.propose(source))
+        document = self._views.proposal(self._fleets.propose(self._start_file("compare")))
+        return {**document, **self._views.fleet(), "file": str(self._fleets.start_file)}
 
     def _apply(self, args: ask.ApplyArgs) -> Document:
         expected = args.expected_revision
@@ -131,14 +138,17 @@ class Commands:
 
     def reload(self) -> Document:
         """Apply the file that the daemon was started with."""
+        return self._applied(self._fleets.propose(self._start_file("reload")), "reload")
+
+    def _start_file(self, verb: Literal["reload", "compare"]) -> FleetText:
         path = self._fleets.start_file
         if path is None:
-            raise Refusal("refused", "cannot reload: the daemon was started without --fleet; use gpuctl apply FILE")
+            instead = "gpuctl apply FILE" if verb == "reload" else "gpuctl diff FILE"
+            raise Refusal("refused", f"cannot {verb}: the daemon was started without --fleet; use {instead}")
         try:
-            source = read_fleet_file(path)
+            return read_fleet_file(path)
         except (OSError, ValueError) as error:
             raise Refusal("bad-file", f"cannot read {path}: {unreadable(error)}") from None
-        return self._applied(self._fleets.propose(source), "reload")
 
     def _scale(self, args: ask.ScaleArgs) -> Document:
         try:

@@ -22,6 +22,7 @@ from gpuward.policy.memory import claim_bytes
 from gpuward.policy.operations import Operation
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import Change
+from gpuward.policy.under_way import under_way
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]
@@ -51,18 +52,11 @@ class Views:
         state = self._supervisor.state
         by_uuid = {gpu.uuid: gpu for gpu in state.snapshot.gpus}
         now_s = time.monotonic()
-        self._fleets.look_again()
-        drift = self._fleets.drift_reason
         return {
             "schema_version": SCHEMA_VERSION,
             "simulated": state.snapshot.simulated,
             "daemon": self.daemon(),
-            "fleet": {
-                "revision": self._fleets.revision,
-                "source": self._fleets.stored.source if self._fleets.stored else None,
-                "drift": drift is not None,
-                "drift_reason": drift,
-            },
+            "fleet": self.fleet(),
             "inventory": {
                 "state": state.snapshot.state,
                 "reason": state.snapshot.reason,
@@ -70,6 +64,17 @@ class Views:
             },
             "workers": [self.worker(worker, by_uuid, now_s) for worker in state.workers.values()],
             "gpus": self._gpus(),
+        }
+
+    def fleet(self) -> Document:
+        """Which fleet is applied, and whether the file of the start says otherwise."""
+        self._fleets.look_again()
+        drift = self._fleets.drift_reason
+        return {
+            "revision": self._fleets.revision,
+            "source": self._fleets.stored.source if self._fleets.stored else None,
+            "drift": drift is not None,
+            "drift_reason": drift,
         }
 
     def worker(self, worker: Worker, by_uuid: dict[str, Gpu] | None = None, now_s: float | None = None) -> Document:
@@ -139,10 +144,21 @@ class Views:
         return {
             "schema_version": SCHEMA_VERSION,
             "worker": self.worker(worker),
-            "sentences": _sentences(worker, time.monotonic()),
+            "sentences": [*_sentences(worker, time.monotonic()), *self._around(worker)],
             "fix": fix(self._supervisor.state.pools[worker.pool], worker.steps),
             "runs": [_run(record, indices) for record in runs],
         }
+
+    def _around(self, worker: Worker) -> list[str]:
+        """What concerns a worker without being of its own life: its GPUs, its memory, commands and rolls under way."""
+        state = self._supervisor.state
+        operations = self._supervisor.operations.by_id.values()
+        uuids = worker.run_uuids if worker.alive else worker.device_uuids
+        closed = [
+            f"{state.closed[uuid]}." for uuid in uuids if uuid in state.closed and worker.phase is not Phase.BLOCKED
+        ]
+        told = [f"{warning}." for warning in self._care.watch.of_worker(worker.name)]
+        return [*closed, *told, *under_way(worker, operations, state.rolls.get(worker.pool))]
 
     def proposal(self, proposal: Proposal) -> Document:
         """A planned fleet against what runs."""

@@ -212,6 +212,15 @@ class Diff(TypedDict):
     changes: list[Change]
 
 
+class Drift(Diff):
+    """Answer to ``diff`` without a file: ``file`` is the one that the daemon was started with."""
+
+    source: str | None
+    drift: bool
+    drift_reason: str | None
+    file: str
+
+
 class Applied(Diff):
     """Answer to ``apply``, ``reload`` and ``scale``; ``operation`` None where nothing has to change."""
 

@@ -47,6 +47,14 @@ class ApplyArgs(FileArgs, frozen=True, kw_only=True):
     expected_revision: Count | None = None
 
 
+class DiffArgs(Args, frozen=True, kw_only=True):
+    """A fleet file as the client read it; none: the one that the daemon was started with."""
+
+    text: str | None = None
+    name: Name = "-"
+    directory: Directory = "/"
+
+
 class TargetArgs(Args, frozen=True, kw_only=True):
     """Workers or pools by name, or all."""
 
@@ -126,7 +134,7 @@ ARGS: dict[str, type[Args]] = {
     "ping": Nothing,
     "status": Nothing,
     "plan": FileArgs,
-    "diff": FileArgs,
+    "diff": DiffArgs,
     "apply": ApplyArgs,
     "reload": Nothing,
     "start": TargetArgs,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from gpuward.control.client import Refused, Unreachable
-from gpuward.control.protocol import EXIT_BY_ERROR, EXIT_FAILED, EXIT_OK, EXIT_REFUSED
+from gpuward.control.protocol import EXIT_BY_ERROR, EXIT_OK, EXIT_REFUSED
 from gpuward.ctl.arguments import Command, waiting_arguments
 from gpuward.ctl.fleet_file import read_fleet_file
 from gpuward.ctl.render_fleet import complain_problems, complain_warnings, draw_changes, draw_plan
-from gpuward.ctl.trouble import Trouble, Usage
+from gpuward.ctl.trouble import Usage
 from gpuward.ctl.waiting import finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
 
     from gpuward.control.client import Client
-    from gpuward.control.documents import Applied, Diff, FleetText, Plan, Status
+    from gpuward.control.documents import Applied, Diff, Drift, FleetText, Plan
     from gpuward.ctl.screen import Screen
 
 
@@ -60,35 +61,44 @@ def _show_plan(planned: Plan, screen: Screen) -> int:
 
 def diff_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``diff``."""
-    parser.add_argument("file", nargs="?", metavar="FILE", help="fleet file, - for stdin; none: the daemon's own")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="fleet file, - for stdin; none: the file that the daemon was started with",
+    )
 
 
 def diff(args: Namespace, client: Client, screen: Screen) -> int:
-    """``gpuctl diff``: what applying the file would change; without one, whether the daemon's own file was changed."""
+    """``gpuctl diff``: what applying the file would change; without one, applying the file of the daemon's start."""
     if args.file is None:
         return _show_drift(client, screen)
     difference = _compared(read_fleet_file(args.file), client)
-    names = [change["worker"] for change in difference["changes"] if change["action"] != "keep"]
-    screen.listing(difference, difference["changes"], names, lambda: _draw_diff(difference, screen))
-    complain_problems(screen, difference["plan"])
-    return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
+    return _show_difference(difference, screen, lambda: _draw_diff(difference, screen))
 
 
 def _show_drift(client: Client, screen: Screen) -> int:
-    status: Status = client.call("status")
-    fleet = status.get("fleet")
-    if fleet is None:
-        raise Trouble("cannot compare: this daemon tells nothing of its fleet; name a FILE", EXIT_FAILED)
+    drift: Drift = client.call("diff")
 
     def draw() -> None:
-        source = f"revision {fleet['revision']}, from {fleet['source'] or 'no file'}"
-        if fleet["drift"]:
-            screen.sentence(f"{fleet['drift_reason']} (applied: {source}); gpuctl reload applies the file", indent="")
-        else:
-            screen.sentence(f"no difference: what runs is what was applied ({source})", indent="")
+        applied = f"revision {drift['revision']}" + (f" of {drift['source']}" if drift["source"] else "")
+        touched = any(change["action"] != "keep" for change in drift["changes"])
+        if not drift["drift"] and not touched and drift["plan"]["ok"]:
+            screen.sentence(f"no difference: {drift['file']} says what runs, {applied}")
+            return
+        screen.sentence(drift["drift_reason"] or f"{drift['file']} is applied, {applied}, but not all runs as it says")
+        if drift["plan"]["ok"]:
+            draw_changes(screen, drift["changes"])
+            screen.sentence("gpuctl reload applies the file")
 
-    screen.listing(fleet, [fleet], [str(fleet["revision"])], draw)
-    return EXIT_OK
+    return _show_difference(drift, screen, draw)
+
+
+def _show_difference(difference: Diff, screen: Screen, draw: Callable[[], None]) -> int:
+    names = [change["worker"] for change in difference["changes"] if change["action"] != "keep"]
+    screen.listing(difference, difference["changes"], names, draw)
+    complain_problems(screen, difference["plan"])
+    return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
 
 
 def _compared(fleet: FleetText, client: Client) -> Diff:

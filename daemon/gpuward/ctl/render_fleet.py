@@ -35,12 +35,12 @@ def complain_warnings(screen: Screen, plan: Plan) -> None:
 
 
 def draw_changes(screen: Screen, changes: list[Change]) -> None:
-    """What applying does to each worker that does not just go on; then how many do."""
+    """What applying does to each worker that does not just go on as it is defined; then how many do."""
     touched = [change for change in changes if change["action"] != "keep"]
-    if touched:
+    told = [change for change in changes if change["action"] != "keep" or {*change["keys"]} - {"workers"}]
+    if told:
         rows = [
-            (change["worker"], change["action"], ",".join(change["keys"]) or "-", change["reason"])
-            for change in touched
+            (change["worker"], change["action"], ",".join(change["keys"]) or "-", change["reason"]) for change in told
         ]
         screen.table(Table(("WORKER", "ACTION", "KEYS", "REASON"), rows, optional=("KEYS",)))
     kept = len(changes) - len(touched)

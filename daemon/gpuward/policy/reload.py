@@ -149,6 +149,8 @@ def _pool_changes(
     for name in new.worker_names:
         devices = old_devices.get(name) if name in had else None
         action, reason = _action(devices, planned[name], restarting)
+        if action == "keep" and keys:
+            reason = f"{', '.join(keys)} changed: its process goes on under that"
         yield Change(worker=name, pool=new.name, action=action, keys=keys, reason=reason)
 
 
