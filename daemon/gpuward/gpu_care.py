@@ -21,6 +21,7 @@ from gpuward.policy.health import Health, XidSeen
 from gpuward.policy.inventory import Gpu, Snapshot
 from gpuward.policy.life import Condemned, Phase
 from gpuward.policy.memory import claim_bytes
+from gpuward.policy.modes import barred_gpus
 from gpuward.policy.spare import spared
 from gpuward.policy.watch import Use, Watch, judge
 from gpuward.supervisor import Supervisor
@@ -99,7 +100,7 @@ class GpuCare:
             self._supervisor.journal.note(
                 note.kind, note.reason, gpu=gpu.index if gpu else None, level="warning" if note.warns else "info"
             )
-        closed = self.health.closed(self._snapshot)
+        closed = barred_gpus(self._snapshot) | self.health.closed(self._snapshot)
         if closed != self._supervisor.state.closed:
             self._supervisor.command(lambda state, now_s: settle(replace(state, closed=closed), now_s))
         if self.health.quarantines and self._snapshot.state == "ok":

@@ -17,6 +17,7 @@ from gpuward.control.documents import Plan as PlanDocument
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.modes import barred_gpus
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
 
@@ -35,7 +36,7 @@ def plan_locally(fleet: FleetText, *, simulate: str | None) -> PlanDocument:
         decoded = decode_fleet(fleet["text"], file=fleet["name"], directory=fleet["directory"])
     except ConfigError as error:
         return _document(_refused(error.named, snapshot), ())
-    return _document(place(decoded.pools, snapshot), decoded.warnings)
+    return _document(place(decoded.pools, snapshot, closed=barred_gpus(snapshot)), decoded.warnings)
 
 
 def simulated_gpus(spec: str) -> Snapshot:

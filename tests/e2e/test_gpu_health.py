@@ -247,6 +247,43 @@ def test_a_leak_is_told_as_growth_and_heat_as_what_holds_the_clocks(daemon: Daem
     assert gpu(daemon, 0)["vitals"]["throttled_by"] == ["hardware thermal slowdown"]
 
 
+def test_a_gpu_in_mig_mode_gets_no_new_worker_and_is_told_with_the_reason(daemon: DaemonUnderTest) -> None:
+    daemon.start(config=FAST)
+    daemon.ctl("sim", "mig", "0", "1")
+    daemon.ctl("sim", "compute-mode", "1", "2")
+    eventually(lambda: [gpu(daemon, index)["health"] for index in (0, 1, 2)] == ["barred", "barred", "ok"], within_s=5)
+    daemon.write("fleet.toml", HOLDER.format(on_breach="warn"))
+
+    planned = daemon.ctl("plan", "fleet.toml")
+    applied = daemon.ctl("apply", "fleet.toml")
+    told = daemon.ctl("gpus")
+    unknown = daemon.ctl("sim", "compute-mode", "1", "7")
+
+    assert "GPU 0 is in MIG mode" in planned.stdout
+    assert applied.returncode == 0
+    assert daemon.worker("m/0")["gpus"] == [2]
+    assert "GPU 1 is in compute mode prohibited: CUDA refuses every process" in " ".join(told.stdout.split())
+    assert (unknown.returncode, "there is no compute mode 7" in unknown.stderr) == (2, True)
+
+
+def test_a_worker_on_a_gpu_that_is_prohibited_meanwhile_goes_on_and_is_held_back_after_its_end(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.start(HOLDER.format(on_breach="warn"), config=FAST)
+    before = daemon.all_ready()["m/0"]
+
+    daemon.ctl("sim", "compute-mode", "0", "2")
+    eventually(lambda: gpu(daemon, 0)["health"] == "barred", within_s=5)
+    same = daemon.worker("m/0")
+    daemon.ctl("restart", "m/0", "--no-wait")
+    held = daemon.until("m/0", lambda worker: worker["phase"] == "blocked")
+    daemon.ctl("sim", "clear")
+
+    assert (same["pid"], same["ready"]) == (before["pid"], True)
+    assert "held back: GPU 0 is in compute mode prohibited" in held["reason"]
+    daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 2)
+
+
 def test_a_fault_needs_a_simulated_host() -> None:
     daemon = DaemonUnderTest(simulate=None)
     daemon.start('[pool.c]\nengine = "command"\ncommand = ["/bin/sleep", "1000"]\ngpus-per-worker = 0\n')

@@ -55,6 +55,8 @@ class Faulty:
     provider: GpuProvider
     lose: Callable[[int], None]
     heat: Callable[[int, int], None]
+    set_compute_mode: Callable[[int, int], None]
+    set_mig: Callable[[int, bool], None]
 
 
 @pytest.fixture(params=["simulated", "nvml"])
@@ -62,7 +64,13 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> Faulty:
     if request.param == "simulated":
         simulated = SimulatedGpus("2xH100-80GB", tmp_path)
         (tmp_path / str(os.getpid())).write_text(f"0 {GIB}\n1 {GIB}\n")
-        return Faulty(simulated, simulated.lose, simulated.heat)
+        return Faulty(
+            simulated,
+            simulated.lose,
+            simulated.heat,
+            simulated.set_compute_mode,
+            lambda index, on: simulated.set_mig(index, on=on),
+        )
     gpus = [DriverGpu(f"GPU-{index}", f"00000000:{0x1B + index:02x}:00.0") for index in range(2)]
     for gpu in gpus:
         gpu.compute = [(os.getpid(), GIB)]
@@ -73,7 +81,13 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> Faulty:
     def heat(index: int, degrees_c: int) -> None:
         gpus[index].temperature_c, gpus[index].throttles = degrees_c, 0x40 if degrees_c >= 90 else 0
 
-    return Faulty(NvmlGpus(binding_to(FakeDriver(*gpus))), lose, heat)
+    def set_compute_mode(index: int, mode: int) -> None:
+        gpus[index].compute_mode = mode
+
+    def set_mig(index: int, on: bool) -> None:
+        gpus[index].mig = int(on)
+
+    return Faulty(NvmlGpus(binding_to(FakeDriver(*gpus))), lose, heat, set_compute_mode, set_mig)
 
 
 def test_gpus_come_in_pci_order_numbered_by_rank(host: Host) -> None:
@@ -167,3 +181,22 @@ def test_a_hot_gpu_says_what_holds_its_clocks_and_is_in_order_otherwise(faulty: 
 
     assert (hot.vitals.temperature_c, hot.vitals.throttled_by) == (95, ("hardware thermal slowdown",))
     assert (hot.health, cool.vitals.temperature_c) == ("ok", 33)
+
+
+@pytest.mark.parametrize(("mode", "word"), [(0, "default"), (2, "prohibited"), (3, "exclusive-process")])
+def test_a_gpu_tells_its_compute_mode_and_is_in_order_otherwise(faulty: Faulty, mode: int, word: str) -> None:
+    faulty.set_compute_mode(0, mode)
+
+    changed, other = faulty.provider.snapshot().gpus
+
+    assert (changed.vitals.compute_mode, other.vitals.compute_mode) == (word, "default")
+    assert (changed.health, changed.used_bytes) == ("ok", other.used_bytes)
+
+
+def test_a_gpu_in_mig_mode_says_so_and_says_when_it_has_left_it(faulty: Faulty) -> None:
+    faulty.set_mig(0, True)
+    in_it = [bool(gpu.vitals.mig) for gpu in faulty.provider.snapshot().gpus]
+    faulty.set_mig(0, False)
+    left = faulty.provider.snapshot().gpus[0].vitals.mig
+
+    assert (in_it, left) == ([True, False], False)

@@ -172,7 +172,10 @@ def test_a_closed_gpu_gets_no_new_worker_and_says_so_where_it_is_missed() -> Non
     named = place([a_pool(gpus=(1,))], a_snapshot(2), closed=closed)
 
     assert scattered.workers[0].gpus == (0,)
-    assert (short.problems[0].code, "1 of them quarantined or cordoned" in short.problems[0].message) == (
+    assert (
+        short.problems[0].code,
+        "1 of them quarantined, cordoned or barred by their mode" in short.problems[0].message,
+    ) == (
         "too-few-gpus",
         True,
     )

@@ -33,6 +33,12 @@ class Simulation(Protocol):
     def heat(self, gpu: int, degrees_c: int) -> None:
         """The GPU has this temperature."""
 
+    def set_compute_mode(self, gpu: int, mode: int) -> None:
+        """The GPU is in this compute mode, by its number in nvml.h; KeyError where there is none such."""
+
+    def set_mig(self, gpu: int, *, on: bool) -> None:
+        """The GPU is in MIG mode, or is not."""
+
     def clear(self) -> None:
         """Undo all of it."""
 
@@ -125,8 +131,21 @@ class GpuCommands:
                 simulation.hold(gpu.index, int(self._value(args)))
             case "leak":
                 simulation.leak(gpu.index, int(self._value(args)))
-            case _:
+            case "temperature":
                 simulation.heat(gpu.index, int(self._value(args)))
+            case _:
+                self._set_mode(simulation, gpu, args)
+
+    def _set_mode(self, simulation: Simulation, gpu: Gpu, args: ask.SimArgs) -> None:
+        value = int(self._value(args))
+        if args.fault == "mig":
+            simulation.set_mig(gpu.index, on=bool(value))
+            return
+        try:
+            simulation.set_compute_mode(gpu.index, value)
+        except KeyError:
+            known = "0 (default), 2 (prohibited), 3 (exclusive-process)"
+            raise Refusal("bad-request", f"there is no compute mode {value}; there are {known}") from None
 
     @staticmethod
     def _value(args: ask.SimArgs) -> Any:  # noqa: ANN401  int or float as sent

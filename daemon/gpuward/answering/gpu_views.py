@@ -12,6 +12,7 @@ from gpuward.policy.fleet import FleetState
 from gpuward.policy.inventory import Gpu, GpuProcess
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import claim_bytes
+from gpuward.policy.modes import barred
 
 Document = dict[str, Any]
 
@@ -84,9 +85,11 @@ def _unattributed(gpu: Gpu) -> int | None:
 
 
 def _health(care: GpuCare, gpu: Gpu) -> str:
-    """Out of service by somebody's word, else what the GPU itself tells."""
+    """Out of service by somebody's word or by its mode, else what the GPU itself tells."""
     if gpu.health == "lost":
         return gpu.health
     if gpu.uuid in care.health.quarantines:
         return "quarantined"
-    return "cordoned" if gpu.uuid in care.health.cordons else gpu.health
+    if gpu.uuid in care.health.cordons:
+        return "cordoned"
+    return "barred" if barred(gpu) else gpu.health

@@ -123,9 +123,9 @@ class InventoryArgs(Args, frozen=True, kw_only=True):
 
 
 class SimArgs(Args, frozen=True, kw_only=True):
-    """A fault of a simulated host; ``value``: XID code, seconds, bytes, bytes per second or degrees Celsius."""
+    """A fault of a simulated host; ``value``: XID code, seconds, bytes, bytes per second, degrees Celsius, mode."""
 
-    fault: Literal["xid", "lost", "hang", "foreign", "leak", "temperature", "clear"]
+    fault: Literal["xid", "lost", "hang", "foreign", "leak", "temperature", "compute-mode", "mig", "clear"]
     gpu: Count | Name | None = None
     value: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 

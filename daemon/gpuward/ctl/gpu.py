@@ -21,6 +21,8 @@ _FAULTS = {
     "foreign": "GPU BYTES",
     "leak": "GPU BYTES-PER-SECOND",
     "temperature": "GPU CELSIUS",
+    "compute-mode": "GPU 0|2|3",
+    "mig": "GPU 0|1",
     "clear": "",
 }
 _SCALES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

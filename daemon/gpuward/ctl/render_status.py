@@ -111,7 +111,7 @@ def ending(run: LastExit | Run) -> str:
 
 
 def _draw_out_of_order(screen: Screen, gpu: Gpu) -> None:
-    """Say what is the matter with a GPU that is lost, quarantined or cordoned."""
+    """Say what is the matter with a GPU that is lost, quarantined, cordoned or barred by its mode."""
     if gpu["reason"] and gpu["health"] != "ok":
         whole = gpu["reason"].startswith(f"GPU {gpu['index']} ")
         screen.sentence(gpu["reason"] if whole else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")

@@ -27,6 +27,7 @@ STYLES = {
         "stale": "yellow",
         "unknown": "yellow",
         "cordoned": "yellow",
+        "barred": "yellow",
         "quarantined": "bold red",
         "lost": "bold red",
     },

@@ -41,7 +41,7 @@ _RECOVERIES: Final = {
 }
 """nvmlDeviceGpuRecoveryAction_t of nvml.h."""
 
-_COMPUTE_MODES: Final = {0: "default", 1: "exclusive-thread", 2: "prohibited", 3: "exclusive-process"}
+COMPUTE_MODES: Final = {0: "default", 1: "exclusive-thread", 2: "prohibited", 3: "exclusive-process"}
 
 
 def read_vitals(nvml: Nvml, handle: object) -> Vitals:
@@ -61,7 +61,7 @@ def read_vitals(nvml: Nvml, handle: object) -> Vitals:
         rows_pending=_flag(fields.get(_ROWS_PENDING)),
         rows_failed=_flag(fields.get(_ROWS_FAILED)),
         recovery=_recovery(fields.get(_RECOVERY_ACTION)),
-        compute_mode=None if mode is None else _COMPUTE_MODES.get(mode, f"mode {mode}"),
+        compute_mode=None if mode is None else COMPUTE_MODES.get(mode, f"mode {mode}"),
         mig=None if mig is None else bool(mig[0]),
     )
 

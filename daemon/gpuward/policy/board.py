@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gpuward.policy.inventory import Gpu
+from gpuward.policy.modes import for_one_process
 
 ROUNDING = 1e-9
 """Ratios such as 0.7 + 0.2 + 0.1 add up to a hair more than 1.0 in binary floating point."""
@@ -51,9 +52,13 @@ class Board:
         """Whether the sum of claims stays within the limit; a GPU of one's own has room for any claim."""
         return not claimant.share or seat.claimed_ratio + claimant.ratio <= self.limit_ratio + ROUNDING
 
+    def keeps(self, seat: Seat, claimant: Claimant) -> bool:
+        """Whether ``claimant``, which has this GPU, may keep it."""
+        return self.has_room(seat, claimant) and seat.rival(claimant) is None
+
     def accepts(self, seat: Seat, claimant: Claimant) -> bool:
         """Whether ``claimant`` may have this GPU."""
-        return self.has_room(seat, claimant) and seat.rival(claimant) is None
+        return self.keeps(seat, claimant) and not (claimant.share and for_one_process(seat.gpu))
 
     def take(self, claimant: Claimant, seats: Sequence[Seat]) -> tuple[Gpu, ...]:
         """Give these GPUs to ``claimant``, whether or not they accept it."""
@@ -90,7 +95,7 @@ class Board:
         found = first_of_a_kind(shared, claimant.count)
         if found or claimant.ratio > self.limit_ratio + ROUNDING:
             return found
-        return first_of_a_kind(shared + self.free(), claimant.count)
+        return first_of_a_kind(shared + [seat for seat in self.free() if self.accepts(seat, claimant)], claimant.count)
 
     def _free_runs(self) -> list[list[Seat]]:
         if self._runs is None:

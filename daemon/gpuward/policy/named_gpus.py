@@ -32,7 +32,7 @@ class Host:
         closed = [uuid for uuid in self.closed if uuid not in {gpu.uuid for gpu in self.lost}]
         parts = [
             (len(self.excluded), "excluded by the host settings"),
-            (len(closed), "quarantined or cordoned"),
+            (len(closed), "quarantined, cordoned or barred by their mode"),
             (len(self.lost), "lost"),
         ]
         return "".join(f", {count} of them {why}" for count, why in parts if count)

@@ -24,6 +24,7 @@ from gpuward.policy.refusals import (
     inventory_unavailable,
     no_common_kind,
     no_shared_room,
+    one_process_gpus,
     parallel_size_mismatch,
     too_few_gpus,
 )
@@ -106,7 +107,7 @@ class _Placing:
         uuids = self.current.get(claimant.worker, ())
         seats = [self.board.seats[uuid] for uuid in uuids if uuid in self.board.seats]
         complete = len(seats) == len(uuids) == claimant.count
-        return seats if complete and all(self.board.accepts(seat, claimant) for seat in seats) else []
+        return seats if complete and all(self.board.keeps(seat, claimant) for seat in seats) else []
 
     def _seat(self, pool: Pool, named: Named) -> None:
         seats = [self.board.seats[gpu.uuid] for gpu in named.gpus]
@@ -123,6 +124,9 @@ class _Placing:
             roomy = [seat for seat in own if self.board.has_room(seat, claimant)][: claimant.count]
             if len(roomy) < claimant.count:
                 self.problems.append(claims_exceed(pool, named, own, self.board.limit_ratio))
+                return
+            if not kept and not all(self.board.accepts(seat, claimant) for seat in roomy):
+                self.problems.append(one_process_gpus(pool, named, roomy))
                 return
             self.sets[name] = self.board.take(claimant, kept if sharing_list and len(kept) == len(roomy) else roomy)
 

@@ -27,6 +27,9 @@ def _about_host(host: Host) -> Iterator[Remark]:
     for gpu in host.lost:
         why = f" ({gpu.reason})" if gpu.reason else ""
         yield Remark(code="gpu-lost", pool=None, message=f"GPU {gpu.index} is lost{why}: nothing is placed on it")
+    for uuid, why in host.closed.items():
+        if host.by_name[uuid].health != "lost":
+            yield Remark(code="gpu-closed", pool=None, message=f"{why}; nothing new is placed there")
     if host.unknown_exclusions:
         names = written(host.unknown_exclusions)
         message = (

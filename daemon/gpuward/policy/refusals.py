@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from gpuward.config.fleet import Pool, Remark
 from gpuward.policy.board import Claimant, Seat
-from gpuward.policy.inventory import Snapshot
+from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.modes import for_one_process
 from gpuward.policy.named_gpus import Host, Named, listed, problem
 
 PER_WORKER = "gpus-per-worker (gpu in Dynamo's files) is per worker, not the pool's total"
@@ -84,9 +85,30 @@ def no_shared_room(pool: Pool, host: Host, limit_ratio: float, placed: int) -> R
         f"cannot place pool '{pool.name}': {placed} of {pool.workers} workers have room; each claims {ratio:g} of "
         f"{pool.device_count} GPUs, and a shared GPU holds {math.floor(limit_ratio / ratio + 1e-9)} of them "
         f"(limit {limit_ratio:g}); this host has {host.size}{host.rest}, none free or shared with room is left; "
-        "lower workers or gpu-memory-utilization"
+        f"lower workers or gpu-memory-utilization{_for_one(host.usable)}"
     )
     return Remark(code="too-few-gpus", pool=pool.name, message=message)
+
+
+def one_process_gpus(pool: Pool, named: Named, seats: Sequence[Seat]) -> Remark:
+    """A sharing pool names GPUs on which CUDA lets one process only."""
+    gpus = [seat.gpu for seat in seats]
+    return problem("compute-mode", pool, f"{named.key}: cannot share GPU {listed_gpus(gpus)}{_for_one(gpus)}")
+
+
+def _for_one(gpus: Sequence[Gpu]) -> str:
+    alone = [gpu for gpu in gpus if for_one_process(gpu)]
+    if not alone:
+        return ""
+    way_out = "nvidia-smi -c DEFAULT lets them share, or leave out share = true"
+    return (
+        f"; GPU {listed_gpus(alone)}: in compute mode {alone[0].vitals.compute_mode} for one process alone; {way_out}"
+    )
+
+
+def listed_gpus(gpus: Sequence[Gpu]) -> str:
+    """Their indices, as in a sentence."""
+    return listed([gpu.index for gpu in gpus])
 
 
 def claims_exceed(pool: Pool, named: Named, seats: Sequence[Seat], limit_ratio: float) -> Remark:

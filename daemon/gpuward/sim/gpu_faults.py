@@ -21,6 +21,8 @@ class Faults:
     held: Mapping[int, int] = field(default_factory=dict)
     leaks: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     temperatures: Mapping[int, int] = field(default_factory=dict)
+    compute_modes: Mapping[int, str] = field(default_factory=dict)
+    mig: frozenset[int] = frozenset()
 
 
 def with_faults(gpu: Gpu, faults: Faults, now_s: float) -> Gpu:
@@ -36,6 +38,8 @@ def with_faults(gpu: Gpu, faults: Faults, now_s: float) -> Gpu:
             reason="the GPU has fallen off the bus (simulated)",
             vitals=UNKNOWN_VITALS,
         )
+    mode = faults.compute_modes.get(gpu.index, gpu.vitals.compute_mode)
+    gpu = replace(gpu, vitals=replace(gpu.vitals, compute_mode=mode, mig=gpu.index in faults.mig))
     if gpu.index in faults.temperatures:
         degrees_c = faults.temperatures[gpu.index]
         throttled_by = ("hardware thermal slowdown",) if degrees_c >= _SLOWS_DOWN_C else ()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gpuward.host.gpus import process_name
+from gpuward.host.nvml_vitals import COMPUTE_MODES
 from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
 from gpuward.sim.claims import NO_PROCESS, Claim, ClaimReader, write_claim
 from gpuward.sim.gpu_faults import Faults, with_faults
@@ -133,6 +134,15 @@ class SimulatedGpus:
     def heat(self, gpu: int, degrees_c: int) -> None:
         """The GPU has this temperature."""
         self._faults = replace(self._faults, temperatures={**self._faults.temperatures, gpu: degrees_c})
+
+    def set_compute_mode(self, gpu: int, mode: int) -> None:
+        """The operator has set this compute mode, by its number in nvml.h. KeyError where there is none such."""
+        self._faults = replace(self._faults, compute_modes={**self._faults.compute_modes, gpu: COMPUTE_MODES[mode]})
+
+    def set_mig(self, gpu: int, *, on: bool) -> None:
+        """The operator has put the GPU in MIG mode, without instances, or ended that."""
+        others = self._faults.mig - {gpu}
+        self._faults = replace(self._faults, mig=others | {gpu} if on else others)
 
     def clear(self) -> None:
         """Undo every fault."""
