@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,47 @@ def test_without_room_for_a_compiled_keeper_its_source_serves(tmp_path: Path) ->
 
     assert ending is not None
     assert ending.code == 0
+
+
+DESCRIPTORS = 256
+
+
+def fill(held: list[int]) -> int:
+    """Open descriptors until there is none left; return how many there were."""
+    with suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    return len(held)
+
+
+@contextmanager
+def few_descriptors(free: int) -> Iterator[list[int]]:
+    """Let this process open only so many more files; what is put into the list is closed at the end."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    with ExitStack() as stack:
+        stack.callback(lambda: [os.close(fd) for fd in held])
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, limits[1]))
+        fill(held)
+        for _ in range(free):
+            os.close(held.pop())
+        yield held
+
+
+def test_a_start_that_runs_out_of_descriptors_leaves_none_open_wherever_it_stops(bench: Bench) -> None:
+    left: dict[int, int] = {}
+
+    for free in range(20):
+        with few_descriptors(free) as held:
+            before = len(held)
+            try:
+                bench.start("m/0", free + 1, "/bin/true")
+            except OSError:
+                left[free] = fill(held) - before
+                continue
+        break
+
+    assert left == {free: free for free in left}
+    assert len(left) >= 5  # the lock, the pipe's two ends, the keeper's errors, /dev/null: it stopped at each
+    assert bench.spawned

@@ -39,9 +39,9 @@ class LiveRun:
 
     def follow(self, spawned: Spawned) -> None:
         """Watch a keeper that was just started (our child, so its pid cannot be anybody else's yet)."""
+        self._started_fd = spawned.started_fd  # first: from here on `close` closes it, whatever fails
         self.keeper = identify(spawned.keeper_pid)
         self._keeper_fd = os.pidfd_open(spawned.keeper_pid)
-        self._started_fd = spawned.started_fd
         self._loop.add_reader(self._started_fd, self._started)
         self._loop.add_reader(self._keeper_fd, self._ended)
 

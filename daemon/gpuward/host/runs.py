@@ -14,7 +14,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,9 +195,11 @@ class Runs:
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(fd)
-            raise StillRunning(f"a keeper of {worker} is alive") from None
+            if isinstance(error, BlockingIOError):
+                raise StillRunning(f"a keeper of {worker} is alive") from None
+            raise
         return fd
 
     def _clear(self, worker: str) -> None:
@@ -234,10 +236,15 @@ class Runs:
 
     def _spawn(self, directory: Path, lock: int, wrapper: tuple[str, ...]) -> Spawned:
         command = [*wrapper, sys.executable, "-I", "-S", str(self._keeper), str(directory)]
-        started, started_end = os.pipe()
-        errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        null = os.open(os.devnull, os.O_RDONLY)
-        try:
+        with ExitStack() as ours:
+            started, started_end = os.pipe()
+            ours.callback(os.close, started_end)
+            unless_spawned = ours.enter_context(ExitStack())
+            unless_spawned.callback(os.close, started)
+            errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            ours.callback(os.close, errors)
+            null = os.open(os.devnull, os.O_RDONLY)
+            ours.callback(os.close, null)
             pid = os.posix_spawn(
                 command[0],
                 command,
@@ -250,12 +257,7 @@ class Runs:
                 ],
                 setsid=True,
             )
-        except BaseException:
-            os.close(started)
-            raise
-        finally:
-            for fd in (started_end, errors, null):
-                os.close(fd)
+            unless_spawned.pop_all()
         return Spawned(directory=directory, keeper_pid=pid, started_fd=started)
 
 
