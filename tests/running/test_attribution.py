@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from tests.policy.fleets import GIB, a_gpu
 
+from gpuward.host.processes import ancestors, identify
+from gpuward.policy.holders import Holder
 from gpuward.policy.inventory import GpuProcess, Snapshot
-from gpuward.running.attribution import Attribution, Tracks
+from gpuward.running.attribution import Attribution, Tracks, owner_of
 
 
 @pytest.fixture
@@ -58,3 +61,62 @@ def test_memory_that_the_driver_does_not_tell_is_untold_not_zero_until_it_does(p
 
     assert untold == {("a/0", "GPU-0")}
     assert attribution.untold == set()
+
+
+def test_a_process_belongs_to_the_keeper_above_it_whatever_its_session(processes: tuple[int, int]) -> None:
+    ours, _ = processes
+    tracks = Tracks(sessions={}, keepers={os.getpid(): "a/0"}, markers={})
+
+    assert owner_of(ours, tracks) == "a/0"
+    assert owner_of(ours, Tracks(sessions={}, keepers={ours: "a/0"}, markers={})) is None  # above, not the same
+
+
+def test_ancestors_are_told_up_to_the_first_process_and_older_than_their_children(processes: tuple[int, int]) -> None:
+    above = tuple(ancestors(processes[0]))
+
+    starts = [identity.start_ticks for pid in above if (identity := identify(pid)) is not None]
+    assert above[:2] == (os.getpid(), os.getppid())
+    assert len(starts) == len(above)
+    assert starts == sorted(starts, reverse=True)
+
+
+def test_a_pid_that_another_process_has_now_is_asked_anew(processes: tuple[int, int]) -> None:
+    ours, foreign = processes
+    attribution = Attribution()
+    attribution.update(a_sample((ours, GIB), (foreign, GIB)), tracks_of(ours))
+    tracks = tracks_of(ours)
+    before = identify(foreign)
+    assert before is not None
+
+    # as if the process that had this pid in the last sample had been one of ours
+    attribution.owners[foreign] = "a/0"
+    attribution._identities[foreign] = type(before)(before.boot_id, foreign, before.start_ticks - 1)
+    attribution.update(a_sample((ours, GIB), (foreign, GIB)), tracks)
+
+    assert attribution.owners == {ours: "a/0"}
+    assert attribution.holders[foreign].kind == "foreign"
+
+
+def test_a_process_that_is_gone_stays_what_it_was_while_the_driver_lists_it() -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        attribution = Attribution()
+        attribution.update(a_sample((process.pid, GIB)), tracks_of(process.pid))
+        process.kill()
+    process.wait()
+
+    nobody = Tracks(sessions={}, keepers={}, markers={})
+    attribution.update(a_sample((process.pid, GIB)), nobody)
+    attribution.update(a_sample((process.pid, GIB)), nobody)
+
+    assert attribution.holders[process.pid] == Holder(kind="former", worker="a/0")
+
+
+def test_a_process_that_was_foreign_is_asked_again_when_other_runs_live(processes: tuple[int, int]) -> None:
+    ours, _ = processes
+    attribution = Attribution()
+
+    attribution.update(a_sample((ours, GIB)), Tracks(sessions={}, keepers={}, markers={}))
+    before = dict(attribution.owners)
+    attribution.update(a_sample((ours, GIB)), tracks_of(ours))
+
+    assert (before, attribution.owners) == ({}, {ours: "a/0"})

@@ -5,7 +5,9 @@ A pid alone names nobody: pids are reused. An `Identity` names one process for g
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +74,21 @@ def open_pidfd(identity: Identity) -> int | None:
     return None
 
 
+def ancestors(pid: int) -> Iterator[int]:
+    """Return the parents of a process, nearest first, as far as they are older than their children.
+
+    One that is younger has only the pid of a parent that ended while this looked.
+    """
+    fields = _stat(pid)
+    while fields:
+        parent = int(fields[1])
+        above = _stat(parent)
+        if not above or int(above[19]) > int(fields[19]):
+            return
+        yield parent
+        fields = above
+
+
 def tree(pid: int) -> tuple[int, ...]:
     """Return all descendants of a process, parents before children, without the process itself.
 
@@ -83,13 +100,18 @@ def tree(pid: int) -> tuple[int, ...]:
         return ()
 
 
+def environment(pid: int) -> list[bytes]:
+    """Return the entries of a process' initial environment; none where it is gone or not ours to read."""
+    return _read(f"/proc/{pid}/environ").split(b"\0")
+
+
 def find_marked(marker: bytes) -> tuple[int, ...]:
     """Return the processes whose initial environment has the entry ``marker`` (``NAME=VALUE``, compared whole).
 
     Only processes whose environment this user may read. A program may overwrite this area when it sets its title:
     see ``SPT_NOENV`` in `engines.environment`. During an exec it is empty for an instant: ask `in_session` too.
     """
-    return tuple(pid for pid in psutil.pids() if marker in _read(f"/proc/{pid}/environ").split(b"\0"))
+    return tuple(pid for pid in psutil.pids() if marker in environment(pid))
 
 
 def in_session(session: int) -> tuple[int, ...]:
@@ -111,11 +133,16 @@ def describe(pid: int) -> Description | None:
 
 
 def _read(path: str) -> bytes:
-    """Return a file of /proc; nothing where the process is gone or not ours to read."""
+    """Return a file of /proc; nothing where the process is gone or not ours to read.
+
+    OSError where this process has no descriptor left: that says nothing about the other, least of all that it is gone.
+    """
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - called for every process of the host
             return file.read()
-    except OSError:
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise
         return b""
 
 

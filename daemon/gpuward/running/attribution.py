@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from gpuward.host.processes import describe
+from gpuward.host.processes import Identity, ancestors, describe, environment, identify
 from gpuward.policy.holders import Holder
 from gpuward.policy.inventory import Snapshot
-
-ANCESTORS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +26,11 @@ class Tracks:
 
 @dataclass(slots=True)
 class Attribution:
-    """Owners of the processes of the newest sample; an owner once found is remembered while the pid stays listed."""
+    """Owners of the processes of the newest sample.
+
+    Who a process is, is asked once, and of those that are not ours again when other runs live. It is remembered while
+    the pid stays listed and nobody else has it: what is gone stays what it was as long as the driver lists it.
+    """
 
     owners: dict[int, str] = field(default_factory=dict)
     used_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -38,17 +39,28 @@ class Attribution:
     """Worker and GPU UUID where the driver does not tell the memory of every process."""
 
     holders: dict[int, Holder] = field(default_factory=dict)
+    _identities: dict[int, Identity | None] = field(default_factory=dict)
+    _tracks: Tracks | None = None
 
     def update(self, snapshot: Snapshot, tracks: Tracks) -> None:
         """Look at a new sample."""
         living = set(tracks.keepers.values())
         listed = {process.pid for gpu in snapshot.gpus for process in gpu.processes}
-        known = {pid: owner for pid, owner in self.owners.items() if pid in listed and owner in living}
-        found = {pid: owner for pid in listed - known.keys() if (owner := owner_of(pid, tracks)) is not None}
-        former = {pid: holder for pid, holder in self.holders.items() if pid in listed}
+        stayed = self._identify(listed)
+        known = {pid: owner for pid, owner in self.owners.items() if pid in stayed and owner in living}
+        asked = listed - known.keys() - (stayed if tracks == self._tracks else frozenset())
+        found = {pid: owner for pid in asked if (owner := owner_of(pid, tracks)) is not None}
+        former = {pid: holder for pid, holder in self.holders.items() if pid in stayed}
+        self._tracks = tracks
         self.owners = known | found
         self.holders = {pid: self._holder(pid, former.get(pid), tracks) for pid in listed}
         self._sum_up(snapshot)
+
+    def _identify(self, listed: set[int]) -> set[int]:
+        """Return which of these pids are of the same process as in the last sample."""
+        before = self._identities
+        self._identities = {pid: identify(pid) or before.get(pid) for pid in listed}
+        return {pid for pid, identity in self._identities.items() if pid in before and before[pid] == identity}
 
     def _sum_up(self, snapshot: Snapshot) -> None:
         self.used_bytes = {}
@@ -84,18 +96,11 @@ STRANGER = Holder(kind="foreign")
 
 def _mark_of(pid: int, mark: bytes) -> tuple[str, int] | None:
     """Worker and run that a process says it belongs to, by a marker that begins as ours do."""
-    for entry in _environment(pid) if mark else ():
+    for entry in environment(pid) if mark else ():
         worker, hash_, run = entry.removeprefix(mark).decode(errors="replace").rpartition("#")
         if entry.startswith(mark) and hash_ and run.isdecimal():
             return worker, int(run)
     return None
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def owner_of(pid: int, tracks: Tracks) -> str | None:
@@ -110,18 +115,8 @@ def owner_of(pid: int, tracks: Tracks) -> str | None:
 
 
 def _by_descent(pid: int, keepers: Mapping[int, str]) -> str | None:
-    for _ in range(ANCESTORS_MAX):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_bytes()
-        except OSError:
-            return None
-        pid = int(stat.rpartition(b")")[2].split()[1])
-        if pid in keepers:
-            return keepers[pid]
-        if pid <= 1:
-            return None
-    return None
+    return next((keepers[above] for above in ancestors(pid) if above in keepers), None)
 
 
 def _by_marker(pid: int, markers: Mapping[bytes, str]) -> str | None:
-    return next((markers[entry] for entry in _environment(pid) if entry in markers), None)
+    return next((markers[entry] for entry in environment(pid) if entry in markers), None)
