@@ -41,6 +41,26 @@ def test_the_first_worker_starts_alone_and_the_rest_together_once_it_is_ready() 
     assert started(rest) == ["m/1", "m/2", "m/3"]
 
 
+def test_a_new_definition_starts_where_the_old_run_is_gone_first_whoever_still_stops() -> None:
+    state, _ = applied(all_ready(), [a_pool(env={"A": "2"})], old=Fleet(pools=(a_pool(),)), now_s=2.0)
+    assert {worker.phase for worker in state.workers.values()} == {Phase.STOPPING}
+
+    state, _ = step(state, [("m/2", an_end(1, permanent=False, cause="commanded"))], 3.0)
+    state, effects = observe(state, a_snapshot(at_s=4.0), 4.0)
+
+    assert started(effects) == ["m/2"]
+
+
+def test_a_first_worker_that_is_stopped_since_it_took_too_long_is_waited_for() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool(start_timeout_s=5.0)])
+
+    state, effects = step(state, [], 6.0)
+
+    assert state.workers["m/0"].phase is Phase.STOPPING
+    assert started(effects) == []
+    assert state.workers["m/1"].reason == "waits for m/0 (stopping): the first worker of a pool starts alone"
+
+
 def test_max_parallel_starts_bounds_the_rest() -> None:
     state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool(max_parallel_starts=2)])
 

@@ -15,7 +15,7 @@ from gpuward.policy.reload import definition
 HELD: Final = "held: "
 """How the reason of a worker begins that starts only when somebody has mended something."""
 
-_TRYING: Final = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING, Phase.BACKOFF})
+_TRYING: Final = frozenset({Phase.STARTING, Phase.RELEASING, Phase.BACKOFF})
 _OF_THE_GPU: Final = frozenset({"gpu-hardware", "cuda-fault"})
 """Causes that say nothing of the other workers."""
 
@@ -33,7 +33,7 @@ def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> str:
         cause = other.last_exit.cause if other.last_exit is not None else ""
         if other.phase is Phase.FAILED and cause not in _OF_THE_GPU:
             return f"{HELD}{other.name} started first and has failed: {other.reason}"
-        if other.phase in _TRYING:
+        if other.phase in _TRYING or (other.phase is Phase.STOPPING and other.then == "fail"):
             return f"waits for {other.name} ({other.phase}): the first worker of a pool starts alone"
     return ""
 
