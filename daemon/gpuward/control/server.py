@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
+from gpuward.control.intake import Intake
 from gpuward.control.protocol import PROTOCOL_VERSION, SOCKET_PATH_MAX_BYTES, events_path
 from gpuward.control.requests import BadRequest, Request, decode_request
 from gpuward.control.roles import Peer, Roles
@@ -58,7 +59,8 @@ class Counters:
     """What came, and what could not be answered as asked.
 
     ``bad_requests`` were answered with an error; ``dropped_answers`` found no reader. ``handshakes_failed`` counts
-    connections that never spoke ZeroMQ, ``hung_up`` those that have ended, for whatever reason.
+    connections that never spoke ZeroMQ, ``hung_up`` those that have ended, for whatever reason, ``endless`` those that
+    were ended because they sent more than any request is.
     """
 
     requests: int = 0
@@ -68,6 +70,7 @@ class Counters:
     connected: int = 0
     hung_up: int = 0
     handshakes_failed: int = 0
+    endless: int = 0
 
     def document(self) -> dict[str, int]:
         """The counters by name."""
@@ -87,6 +90,7 @@ class Server:
         self._group = group
         self._roles = Roles(group)
         self._max_message_bytes = max_message_bytes
+        self._intake = Intake((path, events_path(path)), max_message_bytes, self._count_endless)
         self._lock = -1
         self._context = zmq.asyncio.Context()
         self._router: zmq.asyncio.Socket | None = None
@@ -165,6 +169,7 @@ class Server:
         """Receive until cancelled; a flood of messages leaves the rest of the daemon its turns."""
         assert self._router is not None
         self._keep(asyncio.create_task(self._watch()))
+        self._keep(asyncio.create_task(self._intake.watch()))
         while True:
             for _ in range(MESSAGES_PER_TURN):
                 frames = await self._router.recv_multipart(copy=False)
@@ -183,6 +188,9 @@ class Server:
                 self.counters.hung_up += 1
             else:
                 self.counters.handshakes_failed += 1
+
+    def _count_endless(self, connections: int) -> None:
+        self.counters.endless += connections
 
     def _receive(self, frames: list[zmq.Frame], dispatch: Dispatch) -> None:
         sender = _return_address(frames)

@@ -16,7 +16,7 @@ from tests.e2e.daemon import DaemonUnderTest
 from tests.waiting import eventually
 
 from gpuward.control.client import Client, Refused
-from gpuward.control.protocol import EXIT_BY_ERROR
+from gpuward.control.protocol import EXIT_BY_ERROR, events_path
 
 pytestmark = pytest.mark.e2e
 
@@ -115,6 +115,31 @@ def test_ten_thousand_long_frames_do_not_stay_in_the_daemons_memory(daemon: Daem
 
     grown_bytes = process.memory_info().rss - before_bytes
     assert grown_bytes < 100 << 20, f"{grown_bytes >> 20} MiB"
+    assert daemon.worker("w/0")["restarts"] == 0
+
+
+@pytest.mark.parametrize("frame_bytes", [3 << 20, 100_000], ids=["long frames", "many frames"])
+@pytest.mark.parametrize("kind", [zmq.DEALER, zmq.XSUB], ids=["requests", "events"])
+def test_a_message_without_an_end_is_hung_up_on_before_it_fills_the_memory(
+    daemon: DaemonUnderTest, frame_bytes: int, kind: int
+) -> None:
+    daemon.start(FLEET)
+    daemon.all_ready()
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    before_bytes = process.memory_info().rss
+    frame = b"x" * frame_bytes
+    path = daemon.socket if kind == zmq.DEALER else events_path(daemon.socket)
+
+    with zmq.Context() as context, context.socket(kind) as endless:
+        endless.linger = 0
+        endless.connect(f"ipc://{path}")
+        for _ in range((2 << 30) // frame_bytes):
+            endless.send(frame, zmq.SNDMORE, copy=False)
+        endless.send(frame, copy=False)  # the sender's libzmq sends nothing before it has all
+        eventually(lambda: daemon.call("status")["daemon"]["control"]["endless"], within_s=20)
+
+    eventually(lambda: process.memory_info().rss - before_bytes < 64 << 20, within_s=10)
     assert daemon.worker("w/0")["restarts"] == 0
 
 
