@@ -25,6 +25,7 @@ from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.ladder import said
+from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments
 from gpuward.policy.life import (
     Adapted,
     Effect,
@@ -46,9 +47,9 @@ from gpuward.policy.life import (
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.roll import Roll
 from gpuward.running.attribution import Attribution
-from gpuward.running.autopsy import Findings
+from gpuward.running.autopsy import DeadRun, Findings
 from gpuward.running.runner import Reports, Runner
-from gpuward.running.traces import Traces
+from gpuward.running.traces import Span, Traces
 
 MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})
 """Phases in which the GPUs are sampled more often."""
@@ -61,7 +62,7 @@ class Supervisor:
         self.state = state
         self.operations = Operations(equipment.records, lambda reason: self.notice("operations-not-saved", reason))
         self.attribution = Attribution()
-        self._traces = Traces()
+        self.traces = Traces()
         self._equipment = equipment
         self._journal = journal
         reports = Reports(
@@ -69,6 +70,7 @@ class Supervisor:
             ended=self._run_ended,
             worker=self._worker,
             pool=self._pool,
+            moments=self._last_moments,
             port_blocks=self._port_blocks,
         )
         self._runner = Runner(equipment, reports)
@@ -114,7 +116,7 @@ class Supervisor:
         before = self.state.snapshot
         self.attribution.update(snapshot, self._runner.tracks())
         holders = dict(self.attribution.holders)
-        self._traces.observe(snapshot, self.state.workers, self.attribution.used_bytes)
+        self.traces.observe(snapshot, self.state.workers, self.attribution)
         self.command(lambda state, now_s: policy.observe(state, snapshot, now_s, holders))
         if before.state != snapshot.state:
             self._journal.note("inventory", f"GPU inventory is {snapshot.state}: {snapshot.reason or 'answers'}")
@@ -155,6 +157,20 @@ class Supervisor:
     def _pool(self, name: str) -> Pool | None:
         worker = self.state.workers.get(name)
         return self.state.pools[worker.pool] if worker is not None else None
+
+    def _last_moments(self, dead: DeadRun, ended_at: float) -> LastMoments:
+        """What the GPUs of a run told before it ended."""
+        worker = self.state.workers.get(dead.worker)
+        if worker is None or worker.run != dead.run:
+            return NOTHING_KNOWN
+        pool = started_from(self._equipment.runs, worker.name, worker.run) or self.state.pool_of(worker)
+        gpus = [gpu for gpu in self.state.snapshot.gpus if gpu.uuid in worker.run_uuids]
+        return self.traces.last_moments(
+            worker,
+            {gpu: claim_bytes(pool, gpu) for gpu in gpus},
+            self._equipment.settings.xid,
+            Span(ended_at, dead.stopped_at),
+        )
 
     def _port_blocks(self) -> dict[str, int]:
         workers = self.state.workers.values()
@@ -214,7 +230,7 @@ class Supervisor:
         match effect:
             case StartRun(worker=name):
                 worker = self.state.workers[name]
-                self._traces.begin(name)
+                self.traces.begin(name)
                 self._runner.start(worker, self.state.pool_of(worker))
             case Terminate(worker=name):
                 self._runner.terminate(name)
@@ -283,10 +299,10 @@ class Supervisor:
             descendants_killed=findings.ending.descendants_killed,
             max_rss_bytes=findings.ending.max_rss_bytes,
             gpu_uuids=worker.run_uuids,
-            peak_bytes=self._traces.peaks(worker.name),
+            peak_bytes=self.traces.peaks(worker.name),
             claim_bytes={gpu.uuid: claim for gpu in gpus if (claim := claim_bytes(pool, gpu)) is not None},
             total_bytes={gpu.uuid: gpu.total_bytes for gpu in gpus if gpu.total_bytes is not None},
-            samples=self._traces.samples(worker.name),
+            samples=self.traces.samples(worker.name),
         )
         keep = self._equipment.settings.limits.log_keep_runs
         self._write_history(worker.name, lambda: self._equipment.records.add_run(worker.name, record, keep))

@@ -295,3 +295,68 @@ def test_a_fault_needs_a_simulated_host() -> None:
 
     assert misspelled.returncode == 2
     assert "'abc' is no number" in misspelled.stderr
+
+
+BREAKS = """
+[pool.m]
+engine = "command"
+command = ["/bin/sh", "-c", "until [ -e broken ]; do sleep 0.02; done; rm broken; echo {says}; exit 1"]
+working-directory = "{root}"
+gpus-per-worker = 1
+gpu-memory-utilization = 0.5
+ready-after-s = 0.05
+stop-timeout-s = 5
+[pool.m.restart]
+delay-first-s = 0.1
+"""
+
+
+def breaks_after(daemon: DaemonUnderTest, code: int, gpu_index: int) -> None:
+    """Let an error of the GPU come, and the program end a moment later."""
+    assert daemon.ctl("sim", "xid", str(gpu_index), str(code)).returncode == 0
+    (daemon.root / "broken").touch()
+
+
+def test_an_xid_of_the_program_is_a_cuda_fault_that_restarts_once_and_then_moves(daemon: DaemonUnderTest) -> None:
+    daemon.start(BREAKS.format(says="bye", root=daemon.root), config=FAST)
+    daemon.all_ready()
+
+    breaks_after(daemon, 31, 0)
+    again = daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 2)
+    breaks_after(daemon, 31, 0)
+    moved = daemon.until("m/0", lambda worker: worker["ready"] and worker["run"] == 3)
+
+    assert (again["gpus"], again["last_exit"]["cause"]) == ([0], "cuda-fault")
+    assert (moved["gpus"], moved["last_exit"]["cause"]) == ([1], "cuda-fault")
+    assert again["last_exit"]["evidence"][0].startswith("Xid 31 on GPU 0 (MMU page fault) ")
+    assert again["last_exit"]["evidence"][-1] == "bye"
+    why = daemon.ctl("why", "m/0").stdout
+    assert "Xid 31 on GPU 0 (MMU page fault)" in why
+
+
+def test_an_xid_of_the_gpu_is_the_cause_and_no_start_follows(daemon: DaemonUnderTest) -> None:
+    daemon.start(BREAKS.format(says="bye", root=daemon.root), config=FAST)
+    daemon.all_ready()
+
+    breaks_after(daemon, 79, 0)
+    failed = daemon.until("m/0", lambda worker: worker["phase"] == "failed")
+
+    assert failed["last_exit"]["cause"] == "gpu-hardware"
+    assert "Xid 79 on GPU 0 (the GPU has fallen off the bus), a hardware fault (exit code 1)" in failed["reason"]
+
+
+def test_want_of_gpu_memory_is_told_with_what_the_run_and_others_held(daemon: DaemonUnderTest) -> None:
+    daemon.start(BREAKS.format(says="torch.OutOfMemoryError: CUDA out of memory.", root=daemon.root), config=FAST)
+    before = daemon.all_ready()["m/0"]
+    holds(daemon, before["pid"], 39)
+    holds(daemon, os.getpid(), 40)
+    eventually(lambda: gpu(daemon, 0)["memory_used_bytes"] == 79 * GIB, within_s=10)
+
+    (daemon.root / "broken").touch()
+    ended = daemon.until("m/0", lambda worker: worker["last_exit"] is not None)
+
+    assert ended["last_exit"]["cause"] == "gpu-oom-runtime"
+    assert "GPU 0: it held 39.0 GiB of its 39.8 GiB claim, others held 40.0 GiB" in ended["last_exit"]["evidence"][-1]
+    told = [event["reason"] for event in daemon.call("events", {"limit": 1000})["events"]]
+    assert any("others held 40.0 GiB" in reason for reason in told)
+    assert "others held 40.0 GiB" in daemon.ctl("why", "m/0").stdout

@@ -74,11 +74,15 @@ class StoredOperations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run's GPUs held at one moment (wall time); bytes by GPU UUID, used by the run, free for anybody."""
+    """What a run's GPUs held at one moment (wall time); bytes by GPU UUID: used by the run, by all others, and free.
+
+    Others are None (or left out, by earlier versions) where the driver does not tell everything.
+    """
 
     at: float
     used_bytes: dict[str, int]
     free_bytes: dict[str, int | None]
+    others_bytes: dict[str, int | None] = {}
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
+from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, XidHeard
 from gpuward.policy.signatures import SIGNATURES
 
 EVIDENCE_LINES_MAX: Final = 5
+MEMORY_CAUSES: Final = frozenset(
+    {
+        Cause.GPU_OOM_STARTUP,
+        Cause.GPU_OOM_RUNTIME,
+        Cause.KV_CACHE_TOO_SMALL,
+        Cause.GPU_BUSY,
+        Cause.PROFILING_RACE,
+    }
+)
+"""Causes of which the memory of the run's GPUs before the end tells more."""
+
 SIGKILL: Final = 9
 SHELL_SIGNAL_BASE: Final = 128
 """A shell reports the death of its child by signal N as exit code 128 + N."""
@@ -46,6 +58,7 @@ class RunEnd:
     processes where ``oom_proven``. ``commanded``: somebody asked for this end. ``phase``: the last one that was proved.
     ``keeper_lost``: the keeper wrote no end record, so code and signal are not known. ``start_timed_out``: it was
     stopped because it was not ready in time. ``hung``: it was killed because it made no progress; what was seen.
+    ``swept``: processes of it were left when its main process had ended, and were killed.
     """
 
     code: int | None
@@ -57,6 +70,12 @@ class RunEnd:
     keeper_lost: bool = False
     start_timed_out: bool = False
     hung: str = ""
+    swept: bool = False
+
+    @property
+    def by_sigkill(self) -> bool:
+        """Whether it was killed by SIGKILL, as far as that can be known."""
+        return self.keeper_lost or self.signal == SIGKILL or self.code == SHELL_SIGNAL_BASE + SIGKILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +95,52 @@ class Verdict:
     offer_tokens: int | None = None
 
 
-def classify(end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = ()) -> Verdict:
+def classify(
+    end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = (), moments: LastMoments = NOTHING_KNOWN
+) -> Verdict:
     """Return why a run ended. ``lines``: its whole output in order, read once; not read at all after a command.
 
-    ``own``: signatures of this host, which win over those of gpuward.
+    ``own``: signatures of this host, which win over those of gpuward. ``moments``: what else the host knew.
     Memory is bounded whatever comes. The first signature of the table that stands anywhere in the output wins, not the
     last line: what follows the cause (wrappers, clean-up, children that die with it) is never one.
     """
+    return judge(end, read_log(end, lines, own), own, moments)
+
+
+def read_log(end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = ()) -> Findings:
+    """Read the output of a run, as `classify` says; the part of it that takes long."""
+    findings = Findings((*own, *SIGNATURES))
+    if not end.commanded:
+        findings.read(lines)
+    return findings
+
+
+def judge(
+    end: RunEnd, findings: Findings, own: tuple[Signature, ...] = (), moments: LastMoments = NOTHING_KNOWN
+) -> Verdict:
+    """Return why a run ended, as `classify` does, from what was found in its output.
+
+    An error of a GPU is the cause only where neither a command, nor our own kill, nor the output names another.
+    """
     if end.commanded:
         return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
-    findings = Findings((*own, *SIGNATURES))
-    findings.read(lines)
+    running = end.phase == "ready" or findings.engine_ran
+    named = _named_cause(end, findings, own, running=running)
+    proven = named is not None and (named.cause is not Cause.HOST_OOM or end.oom_proven)
+    xid = None if proven else moments.hardware
+    if xid is None and named is None and not end.by_sigkill:
+        xid = moments.fault(swept=end.swept)
+    if xid is not None:
+        return _with_moments(_from_xid(end, xid, findings), end, moments, by_xid=True)
+    verdict = named or _crash(end, findings, running=running)
+    return _with_moments(verdict, end, moments, by_xid=False)
+
+
+def _named_cause(end: RunEnd, findings: Findings, own: tuple[Signature, ...], *, running: bool) -> Verdict | None:
+    """The cause that the daemon itself, the output or the kernel names; None where nobody names one."""
     if end.hung:
         hint = "restarts by itself; if it comes back, see the log before it and the GPU's health"
         return Verdict(cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung)
-    running = end.phase == "ready" or findings.engine_ran
     hit = findings.first(running=running)
     if hit is not None and (
         hit.signature in GPU_SIGNATURES or hit.signature in own or not _killed_for_memory(end, findings)
@@ -113,7 +163,30 @@ def classify(end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = ())
             hint="raise start-timeout-s if it only needs longer",
             reason="it was not ready within its start-timeout-s and was stopped",
         )
-    return _crash(end, findings, running=running)
+    return None
+
+
+def _from_xid(end: RunEnd, xid: XidHeard, findings: Findings) -> Verdict:
+    """The verdict where the driver is the only one that names a cause; its line is added by `_with_moments`."""
+    if xid.hardware:
+        hint = "take the GPU out of service, reset it or reboot"
+        reason = f"the driver reports {xid.named}, a hardware fault ({_how(end)})"
+        return Verdict(cause=Cause.GPU_HARDWARE, evidence=_evidence(findings), permanent=True, hint=hint, reason=reason)
+    hint = "a new process usually helps; the same on this GPU again points to hardware"
+    reason = f"the driver reports {xid.named} ({_how(end)})"
+    return Verdict(cause=Cause.CUDA_FAULT, evidence=_evidence(findings), hint=hint, reason=reason)
+
+
+def _with_moments(verdict: Verdict, end: RunEnd, moments: LastMoments, *, by_xid: bool) -> Verdict:
+    """Add what the host knew: XIDs to the evidence, first where they are the cause; memory where it tells more."""
+    memory = moments.memory
+    unexplained = verdict.cause is Cause.CRASH and end.by_sigkill and memory is not None and memory.telling
+    held = (memory.line,) if memory is not None and (verdict.cause in MEMORY_CAUSES or unexplained) else ()
+    xids = moments.xid_lines
+    room = EVIDENCE_LINES_MAX - len(xids) - len(held)
+    known = verdict.evidence[:room]
+    evidence = (*xids, *known, *held) if by_xid else (*known, *xids, *held)
+    return replace(verdict, evidence=evidence, reason="; ".join((verdict.reason, *held)))
 
 
 def spawn_failed(message: str) -> Verdict:

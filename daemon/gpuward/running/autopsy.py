@@ -1,6 +1,7 @@
-"""What a dead run tells: its end record, what its keeper left behind, its log, hence its cause.
+"""What a dead run tells: its end record, what its keeper left behind, its log; and with what the host knew, its cause.
 
-Runs in a thread: logs are long and a sweep waits for processes to die. It kills only what a lost keeper left.
+`examine` runs in a thread: logs are long and a sweep waits for processes to die. It kills only what a lost keeper left.
+`judged` is for the loop: what the GPUs told until then counts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from gpuward.host.live import sweep
 from gpuward.host.logs import iter_lines
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
+from gpuward.policy import findings
 from gpuward.policy.causes import Signature
-from gpuward.policy.exits import RunEnd, Verdict, classify, spawn_failed
+from gpuward.policy.exits import RunEnd, Verdict, judge, read_log, spawn_failed
+from gpuward.policy.last_moments import LastMoments
 
 SWEEP_LIMIT_S = 10.0
 LEASE_REFUSAL = "the lease "
@@ -24,7 +27,10 @@ LEASE_REFUSAL = "the lease "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadRun:
-    """A run whose keeper is gone, and what the daemon knew of it."""
+    """A run whose keeper is gone, and what the daemon knew of it.
+
+    ``stopped_at``: wall time at which the daemon itself began to end it; None where it did not.
+    """
 
     worker: str
     run: int
@@ -35,6 +41,7 @@ class DeadRun:
     start_timed_out: bool
     log: Path | None = None
     hung: str = ""
+    stopped_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +55,25 @@ class Findings:
     survivors: tuple[int, ...] = ()
 
 
-def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Findings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What `examine` found; ``log`` was read with the signatures ``own`` first."""
+
+    dead: DeadRun
+    ending: Ending
+    end: RunEnd
+    log: findings.Findings
+    own: tuple[Signature, ...]
+    survivors: tuple[int, ...]
+
+
+def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Examined:
     """Find out how a run ended, ``own`` signatures first; a run without an end record is swept first."""
     ending = runs.ending(dead.worker, dead.run)
     survivors: tuple[int, ...] = ()
     lost = ending is None
     if ending is None:
         ending, survivors = _after_a_lost_keeper(dead, runs.stillborn(dead.worker, dead.run))
-    if ending.error:
-        refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
-        return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
     end = RunEnd(
         code=ending.code,
         signal=ending.signal,
@@ -68,9 +84,21 @@ def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Findi
         keeper_lost=lost,
         start_timed_out=dead.start_timed_out,
         hung=dead.hung,
+        swept=ending.descendants_killed > 0,
     )
-    verdict = classify(end, iter_lines(dead.log) if dead.log is not None else (), own)
-    return Findings(dead=dead, ending=ending, verdict=verdict, survivors=survivors)
+    lines = iter_lines(dead.log) if dead.log is not None and not ending.error else ()
+    log = read_log(end, lines, own)
+    return Examined(dead=dead, ending=ending, end=end, log=log, own=own, survivors=survivors)
+
+
+def judged(examined: Examined, moments: LastMoments) -> Findings:
+    """Say why the run ended; ``moments``: what the host knew of its GPUs."""
+    dead, ending = examined.dead, examined.ending
+    if ending.error:
+        refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
+        return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
+    verdict = judge(examined.end, examined.log, examined.own, moments)
+    return Findings(dead=dead, ending=ending, verdict=verdict, survivors=examined.survivors)
 
 
 def never_started(worker: str, run: int, message: str) -> Findings:

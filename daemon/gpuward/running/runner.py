@@ -18,6 +18,7 @@ from gpuward.host.live import LiveRun, sweep
 from gpuward.host.processes import Identity, same
 from gpuward.host.runs import StillRunning
 from gpuward.policy.causes import own_signatures
+from gpuward.policy.last_moments import LastMoments
 from gpuward.policy.life import (
     BecameReady,
     Event,
@@ -29,10 +30,11 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.running.attribution import Tracks
-from gpuward.running.autopsy import DeadRun, Findings, examine, never_started
+from gpuward.running.autopsy import DeadRun, Findings, examine, judged, never_started
 from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
 from gpuward.running.starting import known_marker, planned, port_taken, prune_logs, run_spec
+from gpuward.running.traces import wall_time
 
 ANNOUNCED_WITHIN_S = 10.0
 """A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""
@@ -57,6 +59,7 @@ class Reports:
     ended: Callable[[Findings], None]
     worker: Callable[[str], Worker | None]
     pool: Callable[[str], Pool | None]
+    moments: Callable[[DeadRun, float], LastMoments]
     port_blocks: Callable[[], Mapping[str, int]]
 
 
@@ -187,9 +190,8 @@ class Runner:
 
     async def _after_no_keeper(self, worker: Worker) -> None:
         """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
-        findings = await asyncio.to_thread(
-            examine, self._equipment.runs, self._dead(worker, known_marker(self._equipment, worker), None)
-        )
+        dead = self._dead(worker, known_marker(self._equipment, worker), None)
+        findings = await self._found(dead)
         if findings.ending.descendants_killed:
             self._reports.ended(findings)
         else:
@@ -243,8 +245,13 @@ class Runner:
             self._task(self._examine(self._dead(worker, handle.marker, handle.live.main)))
 
     async def _examine(self, dead: DeadRun) -> None:
+        self._reports.ended(await self._found(dead))
+
+    async def _found(self, dead: DeadRun) -> Findings:
+        """How and why a run ended; what its GPUs tell while its log is read counts."""
         own = own_signatures(self._equipment.settings.signatures)
-        self._reports.ended(await asyncio.to_thread(examine, self._equipment.runs, dead, own))
+        examined = await asyncio.to_thread(examine, self._equipment.runs, dead, own)
+        return judged(examined, self._reports.moments(dead, examined.ending.at))
 
     def _dead(self, worker: Worker, marker: str, main: Identity | None) -> DeadRun:
         return DeadRun(
@@ -257,6 +264,7 @@ class Runner:
             start_timed_out=worker.then == "fail",
             hung=worker.reason.split("; ")[0] if worker.then == "hang" else "",
             log=self._equipment.log_path(worker.name, worker.run),
+            stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
         )
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
