@@ -34,7 +34,6 @@ def test_no_capture_is_an_empty_one(log: Path) -> None:
     assert logs.size(log) == 0
     assert logs.tail(log, 10, 100) == Chunk("", 0, 0, 0)
     assert logs.read_from(log, 50, 100) == Chunk("", 0, 0, 0)
-    assert list(logs.iter_lines(log)) == []
     assert not LogWatch(log, "x").found()
 
 
@@ -148,28 +147,6 @@ def test_bytes_that_are_no_text_are_replaced_and_never_stop_a_reader(log: Path) 
 
     assert first.text + second.text == "a\ufffd\ufffd"
     assert second.next_offset == second.size
-    assert list(logs.iter_lines(log)) == ["a\ufffd\ufffd"]
-
-
-def test_every_line_of_both_files_is_given_once(log: Path) -> None:
-    numbers = [f"line {number} {'.' * (number % 97)}" for number in range(20_000)]
-    write(log, "\n".join(numbers[:11_000])[:-5])
-    rotate(log)
-    write(log, "\n".join(numbers)[len("\n".join(numbers[:11_000])) - 5 :])
-
-    assert list(logs.iter_lines(log)) == numbers
-
-
-def test_a_progress_bar_is_many_lines(log: Path) -> None:
-    write(log, "load:  1%\rload: 99%\rValueError: x\n")
-
-    assert list(logs.iter_lines(log)) == ["load:  1%", "load: 99%", "ValueError: x"]
-
-
-def test_an_endless_line_is_cut(log: Path) -> None:
-    write(log, "x" * 3_000_000 + "\nnext\n" + "y" * 3_000_000)
-
-    assert [len(line) for line in logs.iter_lines(log)] == [4096, 4, 4096]
 
 
 def test_a_watch_sees_what_is_written_after_it_looked(log: Path) -> None:
@@ -221,6 +198,5 @@ def test_reading_leaves_no_descriptor_open(log: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     logs.tail(log, 1, 10)
-    list(logs.iter_lines(log))
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before

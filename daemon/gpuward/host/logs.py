@@ -63,17 +63,6 @@ def read_from(path: Path | str, offset: int, max_bytes: int) -> Chunk:
         return _chunk(stream.read(start, max(max_bytes, CHARACTER_BYTES_MAX)), start, stream.size)
 
 
-def iter_lines(path: Path | str) -> Iterator[str]:
-    """Return every line kept, the first 4096 bytes of each. A carriage return ends a line too: progress bars use it."""
-    with _opened(path) as stream:
-        rest = b""
-        for block in stream.blocks():
-            *whole, rest = _split(rest, block)
-            yield from map(_text, whole)
-        if rest:
-            yield _text(rest)
-
-
 class LogWatch:
     """Looks for a pattern in what was written since it last looked."""
 
@@ -90,9 +79,9 @@ class LogWatch:
             start = stream.resolve(self._offset)
             fresh = stream.read(start, WATCH_BYTES_MAX)
         self._offset = start + len(fresh)
-        *whole, self._rest = _split(self._rest, fresh)
+        *whole, self._rest = split_lines(self._rest, fresh)
         # a prompt that waits for input has no end of line
-        return any(self._pattern.search(_text(line)) for line in (*whole, self._rest))
+        return any(self._pattern.search(decoded(line)) for line in (*whole, self._rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +117,6 @@ class _Stream:
                 part.file.seek(begin - part.start)
                 found += part.file.read(end - begin)
         return found
-
-    def blocks(self) -> Iterator[bytes]:
-        """Return everything, block by block."""
-        for offset in range(0, self.size, BLOCK_BYTES):
-            yield self.read(offset, BLOCK_BYTES)
 
 
 @contextmanager
@@ -175,19 +159,23 @@ def _last_lines(data: bytes, begin: int, lines: int) -> int:
     return position + 1
 
 
-def _split(rest: bytes, block: bytes) -> list[bytes]:
-    """Return the lines of ``rest`` + ``block``, the unfinished one last; each cut where nobody looks any more."""
+def split_lines(rest: bytes, block: bytes) -> list[bytes]:
+    """Return the lines of ``rest`` + ``block``, the unfinished one last; each cut where nobody looks any more.
+
+    A carriage return ends a line too: progress bars use it.
+    """
     return [line[:LINE_BYTES_MAX] for line in (rest + block.replace(b"\r", b"\n")).split(b"\n")]
 
 
-def _text(line: bytes) -> str:
+def decoded(line: bytes) -> str:
+    """Return the text of bytes that may be no UTF-8."""
     return line.decode("utf-8", "replace")
 
 
 def _chunk(found: bytes, offset: int, total: int) -> Chunk:
     """Return ``found`` without a character that is cut at its end: the next chunk has it whole."""
     whole = _whole_characters(found) or found
-    return Chunk(_text(whole), offset, offset + len(whole), total)
+    return Chunk(decoded(whole), offset, offset + len(whole), total)
 
 
 def _whole_characters(found: bytes) -> bytes:

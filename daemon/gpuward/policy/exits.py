@@ -104,20 +104,18 @@ def classify(
     Memory is bounded whatever comes. The first signature of the table that stands anywhere in the output wins, not the
     last line: what follows the cause (wrappers, clean-up, children that die with it) is never one.
     """
-    return judge(end, read_log(end, lines, own), own, moments)
-
-
-def read_log(end: RunEnd, lines: Iterable[str], own: tuple[Signature, ...] = ()) -> Findings:
-    """Read the output of a run, as `classify` says; the part of it that takes long."""
-    findings = Findings((*own, *SIGNATURES))
+    findings = nothing_found(own)
     if not end.commanded:
         findings.read(lines)
-    return findings
+    return judge(end, findings, moments)
 
 
-def judge(
-    end: RunEnd, findings: Findings, own: tuple[Signature, ...] = (), moments: LastMoments = NOTHING_KNOWN
-) -> Verdict:
+def nothing_found(own: tuple[Signature, ...] = ()) -> Findings:
+    """Return what the output of a run is read with, which may be done while it runs; ``own`` as for `classify`."""
+    return Findings((*own, *SIGNATURES))
+
+
+def judge(end: RunEnd, findings: Findings, moments: LastMoments = NOTHING_KNOWN) -> Verdict:
     """Return why a run ended, as `classify` does, from what was found in its output.
 
     An error of a GPU is the cause only where neither a command, nor our own kill, nor the output names another.
@@ -125,7 +123,7 @@ def judge(
     if end.commanded:
         return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
     running = end.phase == "ready" or findings.engine_ran
-    named = _named_cause(end, findings, own, running=running)
+    named = _named_cause(end, findings, running=running)
     proven = named is not None and (named.cause is not Cause.HOST_OOM or end.oom_proven)
     xid = None if proven else moments.hardware
     if xid is None and named is None and not end.by_sigkill:
@@ -136,14 +134,14 @@ def judge(
     return _with_moments(verdict, end, moments, by_xid=False)
 
 
-def _named_cause(end: RunEnd, findings: Findings, own: tuple[Signature, ...], *, running: bool) -> Verdict | None:
+def _named_cause(end: RunEnd, findings: Findings, *, running: bool) -> Verdict | None:
     """The cause that the daemon itself, the output or the kernel names; None where nobody names one."""
     if end.hung:
         hint = "restarts by itself; if it comes back, see the log before it and the GPU's health"
         return Verdict(cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung)
     hit = findings.first(running=running)
     if hit is not None and (
-        hit.signature in GPU_SIGNATURES or hit.signature in own or not _killed_for_memory(end, findings)
+        hit.signature in GPU_SIGNATURES or hit.signature not in SIGNATURES or not _killed_for_memory(end, findings)
     ):
         return _from_signature(end, hit)
     if _killed_for_memory(end, findings):

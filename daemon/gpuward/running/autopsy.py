@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from gpuward.host.live import sweep
-from gpuward.host.logs import iter_lines
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
 from gpuward.policy import findings
-from gpuward.policy.causes import Signature
-from gpuward.policy.exits import RunEnd, Verdict, judge, read_log, spawn_failed
+from gpuward.policy.exits import RunEnd, Verdict, judge, nothing_found, spawn_failed
 from gpuward.policy.last_moments import LastMoments
+from gpuward.running.reading import LogReading
 
 SWEEP_LIMIT_S = 10.0
 LEASE_REFUSAL = "the lease "
@@ -39,7 +37,7 @@ class DeadRun:
     phase: Literal["starting", "ready"]
     commanded: bool
     start_timed_out: bool
-    log: Path | None = None
+    log: LogReading | None = None
     hung: str = ""
     stopped_at: float | None = None
 
@@ -57,18 +55,17 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What `examine` found; ``log`` was read with the signatures ``own`` first."""
+    """What `examine` found; ``log`` is empty after a command, whatever was printed."""
 
     dead: DeadRun
     ending: Ending
     end: RunEnd
     log: findings.Findings
-    own: tuple[Signature, ...]
     survivors: tuple[int, ...]
 
 
-def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Examined:
-    """Find out how a run ended, ``own`` signatures first; a run without an end record is swept first."""
+def examine(runs: Runs, dead: DeadRun) -> Examined:
+    """Find out how a run ended; one without an end record is swept first."""
     ending = runs.ending(dead.worker, dead.run)
     survivors: tuple[int, ...] = ()
     lost = ending is None
@@ -86,9 +83,16 @@ def examine(runs: Runs, dead: DeadRun, own: tuple[Signature, ...] = ()) -> Exami
         hung=dead.hung,
         swept=ending.descendants_killed > 0,
     )
-    lines = iter_lines(dead.log) if dead.log is not None and not ending.error else ()
-    log = read_log(end, lines, own)
-    return Examined(dead=dead, ending=ending, end=end, log=log, own=own, survivors=survivors)
+    return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending), survivors=survivors)
+
+
+def _read(dead: DeadRun, ending: Ending) -> findings.Findings:
+    if dead.log is None:
+        return nothing_found()
+    if dead.commanded or ending.error:
+        dead.log.close()
+        return nothing_found()
+    return dead.log.finish()
 
 
 def judged(examined: Examined, moments: LastMoments) -> Findings:
@@ -97,7 +101,7 @@ def judged(examined: Examined, moments: LastMoments) -> Findings:
     if ending.error:
         refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
         return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
-    verdict = judge(examined.end, examined.log, examined.own, moments)
+    verdict = judge(examined.end, examined.log, moments)
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=examined.survivors)
 
 

@@ -33,8 +33,12 @@ from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, judged, never_started
 from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
+from gpuward.running.reading import LogReading
 from gpuward.running.starting import known_marker, planned, port_taken, prune_logs, run_spec
 from gpuward.running.traces import wall_time
+
+READ_EVERY_S = 1.0
+"""Pause between two looks at who has printed much."""
 
 ANNOUNCED_WITHIN_S = 10.0
 """A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""
@@ -48,6 +52,7 @@ class Handle:
     marker: str
     readiness: Readiness | None
     started_s: float
+    reading: LogReading
     probing: asyncio.Task[None] | None = None
 
 
@@ -71,6 +76,7 @@ class Runner:
         self._equipment = equipment
         self._reports = reports
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reads_ahead = False
 
     def start(self, worker: Worker, pool: Pool) -> None:
         """Start the worker's run; what keeps it from starting comes back as an event."""
@@ -149,6 +155,9 @@ class Runner:
 
     def _hold(self, worker: Worker, marker: str, readiness: Readiness | None) -> Handle:
         name, run = worker.name, worker.run
+        if not self._reads_ahead:
+            self._reads_ahead = True
+            self._task(self._read_ahead())
         live = LiveRun(
             self._equipment.runs,
             name,
@@ -157,7 +166,9 @@ class Runner:
             on_ended=lambda: self._keeper_ended(name, run),
         )
         started_s = worker.started_s if worker.started_s is not None else time.monotonic()
-        handle = Handle(live=live, marker=marker, readiness=readiness, started_s=started_s)
+        handle = Handle(
+            live=live, marker=marker, readiness=readiness, started_s=started_s, reading=self._reading(name, run)
+        )
         self.handles[name] = handle
         return handle
 
@@ -242,18 +253,31 @@ class Runner:
         handle.live.close()
         worker = self._reports.worker(name)
         if worker is not None:
-            self._task(self._examine(self._dead(worker, handle.marker, handle.live.main)))
+            self._task(self._examine(self._dead(worker, handle.marker, handle.live.main, handle.reading)))
 
     async def _examine(self, dead: DeadRun) -> None:
         self._reports.ended(await self._found(dead))
 
     async def _found(self, dead: DeadRun) -> Findings:
         """How and why a run ended; what its GPUs tell while its log is read counts."""
-        own = own_signatures(self._equipment.settings.signatures)
-        examined = await asyncio.to_thread(examine, self._equipment.runs, dead, own)
+        examined = await asyncio.to_thread(examine, self._equipment.runs, dead)
         return judged(examined, self._reports.moments(dead, examined.ending.at))
 
-    def _dead(self, worker: Worker, marker: str, main: Identity | None) -> DeadRun:
+    def _reading(self, name: str, run: int) -> LogReading:
+        settings = self._equipment.settings
+        own = own_signatures(settings.signatures)
+        return LogReading(self._equipment.log_path(name, run), own, settings.limits.log_max_bytes)
+
+    async def _read_ahead(self) -> None:
+        """Read what runs print in plenty while they print it, one after the other, never on the loop's thread."""
+        while True:
+            await asyncio.sleep(READ_EVERY_S)
+            for name in tuple(self.handles):
+                handle = self.handles.get(name)
+                if handle is not None and handle.reading.behind():
+                    await asyncio.to_thread(handle.reading.catch_up)
+
+    def _dead(self, worker: Worker, marker: str, main: Identity | None, reading: LogReading | None = None) -> DeadRun:
         return DeadRun(
             worker=worker.name,
             run=worker.run,
@@ -263,7 +287,7 @@ class Runner:
             commanded=worker.goal is Goal.DOWN or worker.then in {"stop", "start", "halt"},
             start_timed_out=worker.then == "fail",
             hung=worker.reason.split("; ")[0] if worker.then == "hang" else "",
-            log=self._equipment.log_path(worker.name, worker.run),
+            log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
         )
 
