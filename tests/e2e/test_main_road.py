@@ -68,6 +68,12 @@ def test_a_killed_worker_comes_back_with_the_cause_and_nothing_else_is_touched(d
 def test_engine_children_are_gone_before_the_replacement_of_a_killed_api_server(daemon: DaemonUnderTest) -> None:
     daemon.start('[pool.m]\nmodel = "org/m"\ngpus-per-worker = 2\n[pool.m.restart]\ndelay-first-s = 0.05\n')
     before = daemon.all_ready()["m/0"]
+    sockets = [
+        Path(entry.removeprefix("VLLM_RPC_BASE_PATH="))
+        for entry in Path(f"/proc/{before['pid']}/environ").read_text().split("\0")
+        if entry.startswith("VLLM_RPC_BASE_PATH=")
+    ]
+    assert [path.is_dir() for path in sockets] == [True]
     tree = [pid for pid in psutil.pids() if _session(pid) == before["pid"]]
     assert len(tree) >= 4
 
@@ -75,6 +81,7 @@ def test_engine_children_are_gone_before_the_replacement_of_a_killed_api_server(
     daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["pid"] is not None)
 
     assert [pid for pid in tree if _session(pid) == before["pid"] and _state(pid) != "Z"] == []
+    assert not sockets[0].exists()
 
 
 def test_the_workers_survive_the_daemon_and_the_next_one_goes_on_with_them(daemon: DaemonUnderTest) -> None:

@@ -119,6 +119,11 @@ def test_each_internal_port_lies_in_the_block_and_none_is_the_http_port() -> Non
     assert BLOCK[-1] - int(env["VLLM_PORT"]) >= 50
 
 
+def test_vllm_makes_its_sockets_in_a_directory_of_the_run_unless_the_pool_says_where() -> None:
+    assert launched(a_vllm_pool()).sockets_variable == "VLLM_RPC_BASE_PATH"
+    assert launched(a_vllm_pool(env={"VLLM_RPC_BASE_PATH": "/data"})).sockets_variable == ""
+
+
 def test_nixl_has_room_for_eight_data_parallel_ranks() -> None:
     env = launched(a_vllm_pool()).env
     nixl = int(env["VLLM_NIXL_SIDE_CHANNEL_PORT"])

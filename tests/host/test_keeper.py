@@ -133,6 +133,31 @@ def test_no_descendant_outlives_the_main_process(bench: Bench, ends: str) -> Non
     assert ending.descendants_killed == 3
 
 
+SHARED = """
+import os, signal
+from multiprocessing import resource_tracker, shared_memory
+shared = shared_memory.SharedMemory(create=True, size=4096)
+tracker = resource_tracker._resource_tracker._pid
+print(shared.name, flush=True)
+if os.fork() == 0: signal.pause()
+"""
+
+
+def test_shared_memory_of_a_killed_program_is_unlinked_by_its_own_tracker(bench: Bench) -> None:
+    ending = bench.end(bench.python(SHARED + "os.kill(os.getpid(), 9)"))
+
+    name = bench.output().split()[0]
+    assert (bench.left(), ending.signal, ending.descendants_killed) == ((), 9, 1)
+    assert not Path("/dev/shm", name).exists()
+
+
+def test_a_tracker_that_does_not_end_is_killed_too(bench: Bench) -> None:
+    ending = bench.end(bench.python(SHARED + "os.kill(tracker, 19); os.kill(os.getpid(), 9)"))
+
+    Path("/dev/shm", bench.output().split()[0]).unlink()
+    assert (bench.left(), ending.descendants_killed) == ((), 2)
+
+
 def test_a_child_that_holds_the_output_does_not_delay_the_end(bench: Bench) -> None:
     code = "import os, signal\nif os.fork() == 0: signal.pause()\nprint('bye', flush=True)"
 

@@ -68,6 +68,19 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
+def test_a_run_has_a_directory_for_its_sockets_that_goes_with_it(bench: Bench) -> None:
+    sockets = bench.start().directory / "sockets"
+    assert sockets.is_dir()
+
+    bench.runs.forget("m/0")
+    assert not sockets.exists()
+
+
+def test_sockets_go_elsewhere_where_the_directory_of_the_run_is_too_deep_for_their_paths() -> None:
+    assert Runs(Path("/run/gpuward/runs")).sockets("m/0", 1) == Path("/run/gpuward/runs/m/0/1/sockets")
+    assert Runs(Path("/", "x" * 60)).sockets("m/0", 1) is None
+
+
 def test_a_living_run_is_found_with_everything_that_taking_it_over_needs(bench: Bench) -> None:
     bench.start()
     bench.started()

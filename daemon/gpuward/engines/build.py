@@ -20,6 +20,7 @@ def launch(pool: Pool, worker: str, index: int, devices: Devices, ports: range, 
     check_devices(pool, worker, devices)
     env = environment(pool, worker, devices, host)
     port = http_port(pool, index, ports)
+    sockets = ""
     if pool.engine == "command":
         values = {"port": str(port), "gpus": visible_devices(pool, devices), "worker": worker, "index": str(index)}
         argv, readiness = command.words(pool, env, values), command.readiness(pool, values)
@@ -27,7 +28,15 @@ def launch(pool: Pool, worker: str, index: int, devices: Devices, ports: range, 
         argv, env = _vllm(pool, env, port, host)
         env = {"VLLM_HOST_IP": "127.0.0.1", **env, **vllm.internal_ports(pool, ports)}
         readiness = vllm.readiness(pool, port)
-    return Launch(argv=argv, env=env, working_directory=pool.working_directory, port=port, readiness=readiness)
+        sockets = "" if vllm.SOCKETS in pool.env else vllm.SOCKETS
+    return Launch(
+        argv=argv,
+        env=env,
+        working_directory=pool.working_directory,
+        port=port,
+        readiness=readiness,
+        sockets_variable=sockets,
+    )
 
 
 def is_simulated(pool: Pool, host: HostContext) -> bool:

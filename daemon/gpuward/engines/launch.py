@@ -52,7 +52,8 @@ class Launch:
     """One start of a worker.
 
     ``argv[0]`` is a path, not a name to be looked up. ``env`` is the complete environment, it may hold secrets.
-    ``port`` is the port that the worker was given, None where it has none.
+    ``port`` is the port that the worker was given, None where it has none. ``sockets_variable`` names a
+    directory of the run's own in which the engine makes sockets; empty where it makes none or the pool names one.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +61,7 @@ class Launch:
     working_directory: str | None
     port: int | None
     readiness: Readiness
+    sockets_variable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,10 @@ INTERNAL: Final = 12
 
 PORTS_MIN: Final = INTERNAL + 4
 
+SOCKETS: Final = "VLLM_RPC_BASE_PATH"
+"""Where vLLM makes the sockets between its processes, in the directory for temporary files by default (vLLM 0.32
+envs.py). One that is killed leaves them there for ever."""
+
 
 def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
     """Return everything behind ``vllm``; CannotLaunch without a model, or with one of `FLAGS_WITH_KEYS` twice."""

@@ -28,6 +28,8 @@ LOCK_FD = 3
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
 CHUNK_BYTES = 65536
+TRACKER = b"multiprocessing.resource_tracker"
+TRACKER_S = 1.0
 SIGNAL_MAX = 64
 
 
@@ -106,6 +108,15 @@ def descendants() -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether a process is Python's resource tracker, which unlinks the shared memory of a program that has died."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            return TRACKER in file.read(4096)
+    except OSError:
+        return False
 
 
 class Log:
@@ -304,11 +315,18 @@ class Keeper:
             self.reap()
 
     def kill_rest(self) -> None:
-        """Kill and reap until this process has no descendant; orphans come here, for it is their subreaper."""
+        """Kill and reap until this process has no descendant; orphans come here, for it is their subreaper.
+
+        Resource trackers end by themselves when the others have: killed with them, they would leave shared memory
+        behind (250 MB a run of vLLM), so that they have a second.
+        """
         poll = select.poll()
         poll.register(self.wakeup, select.POLLIN)
+        spared_until = time.monotonic() + TRACKER_S
         while self.reap():
             for pid in descendants():
+                if time.monotonic() < spared_until and is_tracker(pid):
+                    continue
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:

@@ -26,6 +26,8 @@ from gpuward.host.boundary import around
 from gpuward.host.cgroups import Seat
 from gpuward.host.processes import Identity, boot_id
 
+SOCKET_PATH_MAX = 107  # unix(7): sun_path holds 108 bytes, the last is NUL
+SOCKET_NAME_MAX = 37  # "/" and a UUID, as vLLM names its own
 OOM_SCORE_ADJ = 200
 """Workers are to be killed before the daemon and the rest of the host (proc(5), oom_score_adj)."""
 
@@ -115,6 +117,11 @@ class Runs:
     def directory(self, worker: str, run: int) -> Path:
         """Directory of one run."""
         return self.root / worker / str(run)
+
+    def sockets(self, worker: str, run: int) -> Path | None:
+        """Directory for sockets that a run makes itself, gone with the run's; None where their paths get too long."""
+        path = self.directory(worker, run) / "sockets"
+        return path if len(os.fsencode(path)) <= SOCKET_PATH_MAX - SOCKET_NAME_MAX else None
 
     def start(self, spec: RunSpec) -> Spawned:
         """Write the run's directory and start its keeper; StillRunning where one of this worker is alive."""
@@ -210,6 +217,7 @@ class Runs:
 
     def _write(self, spec: RunSpec, directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)  # the environment and the pool may hold secrets
+        (directory / "sockets").mkdir(exist_ok=True)
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         (directory / "argv").write_bytes(_entries(spec.argv))
         (directory / "environ").write_bytes(_entries(f"{key}={value}" for key, value in spec.environment.items()))

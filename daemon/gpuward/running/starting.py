@@ -67,11 +67,13 @@ def run_spec(equipment: Equipment, worker: Worker, pool: Pool, plan: Launch) -> 
     """Everything that the keeper of the worker's next run needs to know."""
     mark = marker(equipment, worker)
     key, _, value = mark.partition("=")
+    sockets = equipment.runs.sockets(worker.name, worker.run)
+    own = {plan.sockets_variable: str(sockets)} if plan.sockets_variable and sockets else {}
     return RunSpec(
         worker=worker.name,
         run=worker.run,
         argv=plan.argv,
-        environment={**plan.env, key: value},
+        environment={**plan.env, **own, key: value},
         working_directory=plan.working_directory or "/",
         leases=tuple(str(equipment.leases / f"{uuid}.lock") for uuid in worker.run_uuids),
         share=pool.share,
