@@ -73,3 +73,12 @@ def test_a_billion_laughs_are_counted_not_written_out() -> None:
 
 def test_laughs_by_merge_keys_are_counted_too() -> None:
     assert "aliases written out" in refused(laughs(10, merge="{<<: "))[1]
+
+
+def test_a_syntax_error_tells_line_and_column_in_one_sentence() -> None:
+    _, message = refused("A:\n  b: 1\n\t- 2")
+
+    assert message == (
+        "disagg.yaml: not YAML: while scanning for the next token, found character '\\t' that cannot start any token "
+        "(at line 3, column 1)"
+    )

@@ -11,6 +11,7 @@ from typing import Literal
 from gpuward import __version__
 from gpuward.answering.gpu_commands import GpuCommands
 from gpuward.answering.leaving import Leaving
+from gpuward.answering.past import events_document, log_document
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
@@ -18,7 +19,6 @@ from gpuward.control.roles import Peer, Role
 from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
-from gpuward.host import logs
 from gpuward.planning import FleetText, Proposal, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.life import (
@@ -72,7 +72,9 @@ class Commands:
             case ask.OperationArgs() as args:
                 return await self._operation(args)
             case ask.LogsArgs() as args:
-                return await asyncio.to_thread(self._logs, self._worker(args.worker), args)
+                worker = self._worker(args.worker)
+                logs = self._equipment.log_path(worker.name, worker.run).parent
+                return await asyncio.to_thread(log_document, logs, worker, args)
             case ask.EventsArgs() as args:
                 return self._events(args)
             case ask.GpuArgs() | ask.InventoryArgs() | ask.SimArgs() as args:
@@ -115,6 +117,11 @@ class Commands:
         shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
         return f"there are {shown}" if names else "no fleet is applied yet"
 
+    def _pools(self) -> list[str]:
+        """Names of the applied pools, those without workers too."""
+        stored = self._fleets.stored
+        return [pool.name for pool in stored.fleet.pools] if stored is not None else []
+
     def _plan(self, args: ask.FileArgs) -> Document:
         return plan_document(self._fleets.propose(_text(args)).plan)
 
@@ -154,7 +161,7 @@ class Commands:
         try:
             proposal = self._fleets.propose_scale(args.pool, args.workers)
         except KeyError:
-            pools = ", ".join(self._supervisor.state.pools)
+            pools = ", ".join(self._pools())
             known = f"there are {pools}" if pools else "no fleet is applied yet"
             raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {known}") from None
         return self._applied(proposal, "scale")
@@ -252,10 +259,20 @@ class Commands:
         found: dict[str, Worker] = {}
         for target in args.targets:
             members = state.members(target) if target not in state.workers else (state.workers[target],)
-            if not members and target not in state.pools:
+            if not members and target in self._pools():
+                raise Refusal("refused", f"pool {target!r} has no workers; gpuctl scale {target}=1 gives it one")
+            if not members:
                 raise Refusal("no-such-worker", f"there is no worker or pool {target!r}; {self._known()}")
             found.update((worker.name, worker) for worker in members)
         return tuple(found.values())
+
+    def _events(self, args: ask.EventsArgs) -> Document:
+        """Who has left the fleet is known as long as there are events of theirs."""
+        document = events_document(self._supervisor.journal, args)
+        known = {None, *self._supervisor.state.workers, *self._pools()}
+        if not document["events"] and args.since is None and args.worker not in known:
+            raise Refusal("no-such-worker", f"nothing is known of a worker {args.worker!r}; {self._known()}")
+        return document
 
     async def _operation(self, args: ask.OperationArgs) -> Document:
         until_s = time.monotonic() + args.wait_s
@@ -276,39 +293,6 @@ class Commands:
                     await operations.changed.wait()
             except TimeoutError:
                 continue
-
-    def _logs(self, worker: Worker, args: ask.LogsArgs) -> Document:
-        run = args.run if args.run is not None else worker.run
-        path = self._equipment.log_path(worker.name, run)
-        if args.offset is not None and args.offset >= 0:
-            chunk = logs.read_from(path, args.offset, args.max_bytes)
-        elif args.offset is not None:
-            chunk = logs.read_from(path, logs.size(path), args.max_bytes)
-        else:
-            chunk = logs.tail(path, args.lines if args.lines is not None else 100, args.max_bytes)
-        return {
-            "worker": worker.name,
-            "run": run,
-            "text": chunk.text,
-            "offset": chunk.offset,
-            "next_offset": chunk.next_offset,
-            "size": chunk.size,
-            "ended": not (worker.alive and worker.run == run),
-        }
-
-    def _events(self, args: ask.EventsArgs) -> Document:
-        journal = self._supervisor.journal
-        chosen = journal.since(args.since - 1 if args.since is not None else 0)
-        if args.worker is not None:
-            chosen = [event for event in chosen if _concerns(event["worker"], args.worker)]
-        chosen = chosen[: args.limit] if args.since is not None else chosen[-args.limit :]
-        next_seq = chosen[-1]["seq"] + 1 if chosen and args.since is not None else journal.seq + 1
-        return {"epoch": journal.epoch, "first_seq": journal.first_seq, "next_seq": next_seq, "events": chosen}
-
-
-def _concerns(worker: str | None, name: str) -> bool:
-    """Whether an event's worker is the one named, or of the pool named."""
-    return worker is not None and name in {worker, worker.rpartition("/")[0]}
 
 
 def _nothing_applied(proposal: Proposal, document: Document) -> Refusal:

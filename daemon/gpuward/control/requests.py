@@ -66,7 +66,7 @@ class ScaleArgs(Args, frozen=True, kw_only=True):
     """Set the number of workers of a pool."""
 
     pool: Name
-    workers: Annotated[int, Meta(ge=0, le=4096)]
+    workers: Annotated[int, Meta(ge=0, le=10_000)]
 
 
 class RollArgs(Args, frozen=True, kw_only=True):
@@ -192,8 +192,16 @@ def decode_request(frame: bytes) -> Request:
     try:
         args = msgspec.convert(envelope.args if envelope.args is not None else {}, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"cannot run {envelope.op}: {error}", request_id=request_id) from None
+        raise BadRequest(f"cannot run {envelope.op}: {_where_first(str(error))}", request_id=request_id) from None
     return Request(id=request_id, op=envelope.op, args=args)
+
+
+def _where_first(complaint: str) -> str:
+    """What msgspec says, with the key before the trouble: ``workers: expected int <= 9``."""
+    what, at, where = complaint.replace("`", "").rpartition(" - at $")
+    if not at:
+        return complaint
+    return f"{where.removeprefix('.')}: {what[:1].lower()}{what[1:]}"
 
 
 def _shown(value: object) -> str:

@@ -122,7 +122,11 @@ def _refuse(file: str, code: str, message: str) -> NoReturn:
 
 
 def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
+    """What is wrong and where, without the picture of the line that PyYAML draws below it."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{said} (at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
 
 
 def _kind(document: object) -> str:

@@ -80,12 +80,28 @@ def test_an_applied_fleet_touches_only_the_workers_that_it_changes(daemon: Daemo
     assert {name for name, worker in after.items() if worker["pid"] == pids.get(name)} == {"same/0", "grown/0"}
 
 
-def test_scaling_a_pool_that_is_not_there_names_the_pools_that_are(daemon: DaemonUnderTest) -> None:
-    daemon.start(pools(first={"command": python(SLEEPS), "workers": 3}, second={"command": python(SLEEPS)}))
+def test_what_is_not_there_is_said_with_what_is(daemon: DaemonUnderTest) -> None:
+    daemon.start(pools(first={"command": python(SLEEPS)}, empty={"command": python(SLEEPS), "workers": 0}))
+    daemon.all_ready()
 
-    refused = daemon.ctl("scale", "frist=2")
+    answers = {
+        words: daemon.ctl(*words.split())
+        for words in ("logs first/0 --run 7", "events nobody", "start empty", "scale frist=2", "scale first=99999")
+    }
+    known = [daemon.ctl(*words.split()) for words in ("logs first/0 --run 1", "events empty")]
 
-    assert (refused.returncode, refused.stderr) == (4, "gpuctl: there is no pool 'frist'; there are first, second\n")
+    assert {words: (answer.returncode, answer.stdout, answer.stderr) for words, answer in answers.items()} == {
+        "logs first/0 --run 7": (
+            4,
+            "",
+            "gpuctl: there is no log of run 7 of first/0; kept are those of runs 1\n",
+        ),
+        "events nobody": (4, "", "gpuctl: nothing is known of a worker 'nobody'; there are first/0\n"),
+        "start empty": (6, "", "gpuctl: pool 'empty' has no workers; gpuctl scale empty=1 gives it one\n"),
+        "scale frist=2": (4, "", "gpuctl: there is no pool 'frist'; there are first, empty\n"),
+        "scale first=99999": (2, "", "gpuctl: cannot run scale: workers: expected int <= 10000\n"),
+    }
+    assert [answer.returncode for answer in known] == [0, 0]
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600], ids=["forth", "back"])
