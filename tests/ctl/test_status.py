@@ -215,7 +215,7 @@ def test_a_narrow_terminal_keeps_the_bars_and_names_the_strangers_below(
     gpuctl: Any, daemon: Any, documents: Any
 ) -> None:
     strangers = [{"pid": pid, "name": "python train.py --deep", "used_bytes": 3 * 2**30} for pid in (4711, 4712)]
-    workers = ["PrefillWorker/0"]
+    workers = ["PrefillWorker/0", "PrefillWorker/1"]
     daemon.answers(
         "status", documents.status(gpus=[documents.gpu(0, foreign=strangers, health="cordoned", workers=workers)])
     )
@@ -223,8 +223,8 @@ def test_a_narrow_terminal_keeps_the_bars_and_names_the_strangers_below(
     _, out, _ = gpuctl("gpus", "--color", "never", terminal=80)
 
     assert out.splitlines() == [
-        "GPU  MEMORY               USED/TOTAL  HEALTH    WORKERS          FOREIGN",
-        "  0  ████████▒▒▒▒····  40.0/80.0 GiB  cordoned  PrefillWorker/0  6.0 GiB",
+        "GPU  MEMORY               USED/TOTAL  HEALTH    WORKERS           FOREIGN",
+        "  0  ████████▒▒▒▒····  40.0/80.0 GiB  cordoned  Prefill…ker/0 +1  6.0 GiB",
         "GPU 0: held by processes that are not ours: 4711 python train.py --deep 3.0 GiB,",
         "4712 python train.py --deep 3.0 GiB",
     ]

@@ -48,6 +48,14 @@ def test_no_line_is_ever_longer_than_the_width(width: int) -> None:
     assert max(map(len, drawn)) <= width
 
 
+def test_a_name_that_is_shortened_keeps_its_end_which_tells_the_workers_of_a_pool_apart() -> None:
+    rows = [(f"a-pool-with-a-very-long-name-indeed/{index}", "ready", "1", "x" * 99) for index in (1, 12)]
+
+    drawn = lines(a_table(*rows), width=40, headers=False)
+
+    assert [line.split()[0] for line in drawn] == ["a-pool-with-a-ve…eed/1", "a-pool-with-a-ve…ed/12"]
+
+
 def test_a_line_break_in_a_cell_does_not_break_the_table() -> None:
     drawn = lines(a_table(("a\nb", "ready", "1", "x\x1b[2Jy")), width=None, headers=False)
 

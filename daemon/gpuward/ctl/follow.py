@@ -25,6 +25,9 @@ POLL_S = 0.25
 QUIET_S = 2.0
 RECONNECT_PAUSE_S = 0.5
 RECONNECT_WITHIN_S = 60.0
+FOLLOWED = (16, 15)
+"""Least characters for kind and name where events come one by one, so that their reasons mostly stand in line."""
+
 GAP_CHARS = 6
 """Between the four columns of an event."""
 
@@ -147,7 +150,7 @@ def _write_event(screen: Screen, event: Event) -> None:
         case "name":
             screen.out.write(_name(event) + "\n")
         case _:
-            for line in event_lines(event, screen.width, (0, 0)):
+            for line in event_lines(event, screen.width, FOLLOWED if screen.width else (0, 0)):
                 screen.line(line)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuward.ctl.table import Table
-from gpuward.ctl.text import bar, counted, duration, gib, gib_of, gpu_list, one_line
+from gpuward.ctl.text import bar, counted, duration, gib, gib_of, gpu_list, one_line, shortened_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gpuward.ctl.screen import Screen
 
 BAR_CELLS = 16
+WORKER_CELLS = 16
 BAR_DRAWN = "█▒·"
 BAR_ASCII = "#=."
 QUIET_CAUSES = frozenset({"commanded"})
@@ -49,7 +50,7 @@ def workers_table(workers: list[Worker], *, wide: bool) -> Table:
 
 
 def gpus_table(gpus: list[Gpu], *, wide: bool, named: bool, glyphs: str) -> Table:
-    """One line per GPU: a bar of what is used and claimed, who is on it, what others hold (``named``: who)."""
+    """One line per GPU: a bar of what is used and claimed, who is on it, what others hold; ``named``: who all are."""
     extra = ("UUID", "UTIL", "TEMP", "POWER") if wide else ()
     headers = ("GPU", *extra, "NAME", "MEMORY", "USED/TOTAL", "CLAIMED", "HEALTH", "WORKERS", "FOREIGN")
     rows = [
@@ -61,7 +62,7 @@ def gpus_table(gpus: list[Gpu], *, wide: bool, named: bool, glyphs: str) -> Tabl
             gib_of(gpu["memory_used_bytes"], gpu["memory_total_bytes"]),
             gib(gpu["claimed_bytes"]),
             _health(gpu),
-            ",".join(gpu["workers"]) or "-",
+            ",".join(gpu["workers"]) or "-" if named else _workers(gpu),
             _foreign(gpu) if named else _foreign_sum(gpu),
         )
         for gpu in gpus
@@ -224,6 +225,13 @@ def _vitals(gpu: Gpu) -> tuple[str, str, str]:
 def _foreign(gpu: Gpu) -> str:
     holders = [f"{one['pid']} {one['name']} {gib(one['used_bytes'])} GiB".replace("  ", " ") for one in gpu["foreign"]]
     return ", ".join(holders) or "-"
+
+
+def _workers(gpu: Gpu) -> str:
+    """The first worker of a GPU and how many more there are; the others stand in ``gpuctl``, by their GPUs."""
+    first, *others = gpu["workers"] or ["-"]
+    more = f" +{len(others)}" if others else ""
+    return shortened_name(first, WORKER_CELLS - len(more)) + more
 
 
 def _foreign_sum(gpu: Gpu) -> str:

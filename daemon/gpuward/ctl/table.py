@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuward.ctl.text import one_line, shortened
+from gpuward.ctl.text import one_line, shortened, shortened_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ FIRST_MIN = 8
 
 
 class Table:
-    """Rows under headers; the last column is a sentence that may be shortened.
+    """Rows under headers; the first column is a name, the last a sentence; both may be shortened.
 
     ``optional``: headers of columns that go first when the width is too small, in that order. ``right``: right-aligned.
     """
@@ -60,7 +60,7 @@ def fitted(table: Table, width: int | None) -> Table:
     last = max(0, width - others - first)
     return Table(
         (table.headers[0], *table.headers[1:-1], shortened(table.headers[-1], last)),
-        [(shortened(row[0], first), *row[1:-1], shortened(row[-1], last)) for row in table.rows],
+        [(shortened_name(row[0], first), *row[1:-1], shortened(row[-1], last)) for row in table.rows],
         right=table.right,
     )
 

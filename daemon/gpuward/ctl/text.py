@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 GIB = 2**30
+NAME_END = 5
+"""Characters of a name's end that are kept where its middle is left out: ``-a/12``."""
+
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 _UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160)), " ")
 """C0 and C1 controls: worker output quoted in a reason must not move the operator's cursor."""
@@ -42,6 +45,13 @@ def shortened(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return text[: max(0, width - 1)].rstrip() + "…" if width > 0 else ""
+
+
+def shortened_name(name: str, width: int) -> str:
+    """Return at most ``width`` characters of a name, with its end: workers of one pool differ only there."""
+    if len(name) <= width or width < 2 * NAME_END:
+        return shortened(name, width)
+    return f"{name[: width - NAME_END - 1]}…{name[-NAME_END:]}"
 
 
 def wrapped(text: str, width: int | None, indent: str = "  ") -> list[str]:
