@@ -54,7 +54,7 @@ class GpuCare:
     def xid(self, seen: XidSeen) -> None:
         """Take an error in that the driver has reported."""
         gpu = self._snapshot.gpu(seen.uuid)
-        self._supervisor.traces.hear(seen)
+        self._supervisor.heard(seen)
         self._take(policy.xid_seen(self.health, seen, self._settings.xid, gpu, boot_id()))
 
     def catch_up(self, logged: Iterable[LoggedXid]) -> None:
@@ -67,7 +67,7 @@ class GpuCare:
             if one.is_of(gpu.pci_bus_id)
         ]
         for seen in missed:
-            self._supervisor.traces.hear(seen)
+            self._supervisor.heard(seen)
         self._take(policy.xids_missed(self.health, missed, self._settings.xid, snapshot, boot_id()))
 
     def xid_on(self, gpu: Gpu, code: int) -> None:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 from gpuward.config.fleet import Pool
@@ -23,9 +24,10 @@ from gpuward.journal import Journal
 from gpuward.operations import Operations
 from gpuward.policy import fleet as policy
 from gpuward.policy.fleet import FleetState
+from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.ladder import said
-from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments
+from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, with_late_xid
 from gpuward.policy.life import (
     Adapted,
     Effect,
@@ -157,6 +159,20 @@ class Supervisor:
     def _pool(self, name: str) -> Pool | None:
         worker = self.state.workers.get(name)
         return self.state.pools[worker.pool] if worker is not None else None
+
+    def heard(self, seen: XidSeen) -> None:
+        """Take an error of a GPU in, for the runs that end next, and for those that have just ended."""
+        self.traces.hear(seen)
+        gpu = self.state.snapshot.gpu(seen.uuid)
+        name = f"GPU {gpu.index if gpu is not None else seen.uuid}"
+        for worker in self.state.workers.values():
+            last = worker.last_exit
+            if last is None or seen.uuid not in worker.run_uuids:
+                continue
+            amended = with_late_xid(last, seen, name, self._equipment.settings.xid)
+            if amended is not last:
+                self.command(partial(policy.amended, worker=worker.name, exit_=amended))
+                self._write_history(worker.name, partial(self._equipment.records.amend_exit, worker.name, amended))
 
     def _last_moments(self, dead: DeadRun, ended_at: float) -> LastMoments:
         """What the GPUs of a run told before it ended."""

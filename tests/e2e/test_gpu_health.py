@@ -360,3 +360,26 @@ def test_want_of_gpu_memory_is_told_with_what_the_run_and_others_held(daemon: Da
     told = [event["reason"] for event in daemon.call("events", {"limit": 1000})["events"]]
     assert any("others held 40.0 GiB" in reason for reason in told)
     assert "others held 40.0 GiB" in daemon.ctl("why", "m/0").stdout
+
+
+def test_an_xid_that_comes_just_behind_the_end_of_a_run_is_in_its_evidence_and_its_record(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.start(BREAKS.format(says="bye", root=daemon.root).replace("delay-first-s = 0.1", 'mode = "never"'))
+    daemon.all_ready()
+
+    for run in range(1, 6):  # on a busy machine more than the allowed moment may pass in between
+        (daemon.root / "broken").touch()
+        daemon.until("m/0", lambda worker, run=run: worker["phase"] == "stopped" and worker["run"] == run)
+        daemon.call("sim", {"fault": "xid", "gpu": 0, "value": 31})
+        evidence = daemon.worker("m/0")["last_exit"]["evidence"]
+        if len(evidence) == 2:
+            break
+        daemon.call("start", {"targets": ["m"]})
+        daemon.until("m/0", lambda worker, run=run: worker["ready"] and worker["run"] == run + 1)
+
+    assert evidence[0] == "bye"
+    assert evidence[1].startswith("Xid 31 on GPU 0 (MMU page fault) ")
+    assert evidence[1].endswith(" s after the end")
+    last = daemon.call("why", {"worker": "m/0"})["runs"][0]
+    assert (last["cause"], last["evidence"]) == ("crash", evidence)

@@ -12,7 +12,8 @@ from gpuward.config.host import XidSettings
 from gpuward.policy.causes import Cause
 from gpuward.policy.exits import RunEnd, Verdict, classify
 from gpuward.policy.health import XidSeen
-from gpuward.policy.last_moments import GpuHeld, LastMoments, fullest, xids_heard
+from gpuward.policy.last_moments import GpuHeld, LastMoments, fullest, with_late_xid, xids_heard
+from gpuward.policy.life import LastExit
 
 ENDED_AT = 1000.0
 ERROR = "(EngineCore pid=7) RuntimeError: something broke"
@@ -181,3 +182,35 @@ def test_memory_is_told_of_an_unexplained_sigkill_on_a_full_gpu_only(gpu: GpuHel
     assert verdict.cause is Cause.CRASH
     assert any("it held 71.2 GiB" in line for line in verdict.evidence) is told
     assert ("it held 71.2 GiB" in verdict.reason) is told
+
+
+def an_exit(cause: str = "crash", signal: int | None = None, evidence: tuple[str, ...] = (ERROR,)) -> LastExit:
+    return LastExit(run=1, cause=cause, code=None if signal else 1, signal=signal, at=ENDED_AT, evidence=evidence)
+
+
+def late(exit_: LastExit, code: int = 79, after_s: float = 0.3) -> LastExit:
+    return with_late_xid(exit_, XidSeen(uuid="GPU-c", code=code, at=ENDED_AT + after_s), "GPU 3", XidSettings())
+
+
+def test_an_xid_just_behind_an_end_is_added_to_its_evidence_once_and_the_cause_stays() -> None:
+    amended = late(an_exit())
+
+    assert amended == an_exit(evidence=(ERROR, "Xid 79 on GPU 3 (the GPU has fallen off the bus) 0.3 s after the end"))
+    assert late(amended, after_s=0.5) is amended
+    assert len(late(an_exit(evidence=(ERROR,) * 5)).evidence) == 5
+
+
+@pytest.mark.parametrize(
+    ("exit_", "code", "after_s"),
+    [
+        (an_exit("commanded"), 79, 0.3),
+        (an_exit("hang"), 79, 0.3),
+        (an_exit("start-timeout"), 79, 0.3),
+        (an_exit(signal=9), 43, 0.3),
+        (an_exit(), 45, 0.3),
+        (an_exit(), 79, 2.5),
+        (an_exit(), 79, -1.0),
+    ],
+)
+def test_clean_up_and_what_comes_much_later_are_no_evidence(exit_: LastExit, code: int, after_s: float) -> None:
+    assert late(exit_, code, after_s) is exit_

@@ -220,6 +220,13 @@ class Records:
         if record is not None:
             write_whole(path, msgspec.json.encode(structs.replace(record, step=step)), durable=False)
 
+    def amend_exit(self, worker: str, exit_: LastExit) -> None:
+        """Put more evidence into the record of an ended run; nothing where there is no such record."""
+        path = self.root / "history" / worker / f"{exit_.run:08d}.json"
+        record = self._load(path, RunRecord)
+        if record is not None:
+            write_whole(path, msgspec.json.encode(structs.replace(record, exit=exit_)), durable=False)
+
     def history(self, worker: str) -> list[RunRecord]:
         """Return the records of ended runs, newest first."""
         paths = sorted((self.root / "history" / worker).glob("*.json"), reverse=True)

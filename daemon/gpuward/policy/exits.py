@@ -13,10 +13,9 @@ from typing import Final, Literal
 from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
-from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, XidHeard
+from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, LastMoments, XidHeard
 from gpuward.policy.signatures import SIGNATURES
 
-EVIDENCE_LINES_MAX: Final = 5
 MEMORY_CAUSES: Final = frozenset(
     {
         Cause.GPU_OOM_STARTUP,
@@ -28,7 +27,6 @@ MEMORY_CAUSES: Final = frozenset(
 )
 """Causes of which the memory of the run's GPUs before the end tells more."""
 
-SIGKILL: Final = 9
 SHELL_SIGNAL_BASE: Final = 128
 """A shell reports the death of its child by signal N as exit code 128 + N."""
 

@@ -22,6 +22,7 @@ from gpuward.policy.life import (
     Forget,
     Goal,
     HaltAsked,
+    LastExit,
     Note,
     Phase,
     RestartAsked,
@@ -255,3 +256,9 @@ def next_deadline_s(state: FleetState, now_s: float) -> float | None:
         if worker.phase is Phase.RELEASING:
             times.append(worker.since_s + state.terms.release_timeout_s)
     return min(times, default=None)
+
+
+def amended(fleet: FleetState, _now_s: float, *, worker: str, exit_: LastExit) -> Outcome:
+    """More is known of how a worker's last run ended."""
+    known = replace(fleet.workers[worker], last_exit=exit_)
+    return replace(fleet, workers={**fleet.workers, worker: known}), ()

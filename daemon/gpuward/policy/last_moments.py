@@ -6,11 +6,12 @@ Only what is fresh and told counts: an old sample, or memory that the driver doe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gpuward.config.host import XidSettings
 from gpuward.policy.health import XidSeen
+from gpuward.policy.life import LastExit
 from gpuward.policy.memory import gib
 from gpuward.policy.xids import XidClass, xid_of
 
@@ -24,6 +25,14 @@ CLEANUP: Final = 43
 """Also what the driver reports of a process that was killed in the middle of its work."""
 
 CLEANUP_WITHIN_S: Final = 1.0
+LATE_WITHIN_S: Final = 2.0
+"""The driver may report an error a moment after the process that it ended; of this one it is told."""
+
+NOT_OF_A_GPU: Final = frozenset({"commanded", "hang", "start-timeout"})
+"""Causes of ends that the daemon brought about itself: what follows is clean-up."""
+
+EVIDENCE_LINES_MAX: Final = 5
+SIGKILL: Final = 9
 NEARLY_FULL_RATIO: Final = 0.02
 
 
@@ -172,6 +181,18 @@ def fullest(gpus: Iterable[GpuHeld], before_s: float) -> MemoryHeld | None:
     if not 0.0 <= before_s <= MEMORY_REACH_S:
         return None
     return min(told, key=lambda held: held.free_bytes, default=None)
+
+
+def with_late_xid(exit_: LastExit, seen: XidSeen, gpu: str, settings: XidSettings) -> LastExit:
+    """Return the end with an error in its evidence that came just behind it; its cause stays what it was."""
+    after_s = seen.at - exit_.at
+    ours = exit_.cause in NOT_OF_A_GPU or exit_.signal == SIGKILL
+    if ours or not 0.0 <= after_s <= LATE_WITHIN_S:
+        return exit_
+    heard = xids_heard((seen,), {seen.uuid: gpu}, settings, exit_.at, seen.at)
+    if not heard or any(line.startswith(heard[0].named) for line in exit_.evidence):
+        return exit_
+    return replace(exit_, evidence=(*exit_.evidence[: EVIDENCE_LINES_MAX - 1], heard[0].line))
 
 
 def _is_cleanup(xid: XidHeard) -> bool:
