@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from gpuward import __version__
@@ -106,9 +108,13 @@ def run_daemon(arguments: argparse.Namespace) -> None:
 
 
 def _for_stderr(message: str) -> str:
-    """Where it goes to the journal, each line with the priority "error" in front (sd-daemon(3))."""
+    """On a terminal no wider than that; in the journal each line with the priority "error" in front (sd-daemon(3))."""
     from gpuward.host.journald import is_journal
 
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        lines = (textwrap.wrap(line, columns, subsequent_indent="  ") for line in message.splitlines())
+        return "\n".join(line for wrapped in lines for line in wrapped)
     prefix = "<3>" if is_journal(2, os.environ) else ""
     return "\n".join(prefix + line for line in message.splitlines())
 
