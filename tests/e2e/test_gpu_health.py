@@ -116,6 +116,7 @@ def test_a_worker_without_a_spare_goes_on_is_then_held_back_and_starts_after_cle
     daemon.call("sim", {"fault": "xid", "gpu": 0, "value": 79})
     eventually(lambda: gpu(daemon, 0)["health"] == "quarantined", within_s=5)
     assert daemon.worker("m/0")["pid"] == before["pid"]
+    assert "GPU 0 is quarantined since" in " ".join(daemon.call("why", {"worker": "m/0"})["sentences"])
     daemon.call("restart", {"targets": ["m"]})
     held = daemon.until("m/0", lambda worker: worker["phase"] == "blocked")
     daemon.kill()

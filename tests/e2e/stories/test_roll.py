@@ -78,11 +78,13 @@ def test_a_daemon_that_dies_in_the_middle_of_a_roll_is_followed_by_one_that_take
 
     daemon.ctl("roll", "m", "new.toml", "--no-wait")
     eventually(lambda: daemon.workers()["m/1"]["run"] == 2, within_s=15)
+    sentences = daemon.call("why", {"worker": "m/2"})["sentences"]
     daemon.kill()
     daemon.start()
     eventually(lambda: "roll-back-done" in kinds_of(daemon), within_s=30)
     after = daemon.all_ready()
 
+    assert any(sentence.startswith("Its pool is ") for sentence in sentences), sentences
     assert [worker["run"] for worker in after.values()] == [3, 3, 3]
     assert [worker["gpus"] for worker in after.values()] == [worker["gpus"] for worker in before.values()]
 
