@@ -382,6 +382,31 @@ def test_evidence_of_an_endless_line_is_cut_around_the_cause() -> None:
     assert "CUDA out of memory" in verdict.evidence[0]
 
 
+def test_evidence_of_a_long_message_keeps_the_number_at_its_end() -> None:
+    refusal = (
+        "(EngineCore pid=31842) ERROR 11-22 20:24:53 [core.py:1510] ValueError: To serve at least one request with the "
+        "model's max seq len (2048), (0.0 GiB KV cache is needed, which is larger than the available KV cache memory "
+        "(0.0 GiB). Based on the available memory, the estimated maximum model length is 384. Try increasing "
+        "`gpu_memory_utilization` (which also controls CPU memory on the CPU backend) or decreasing `max_model_len`."
+    )
+
+    (line,) = verdict_on(refusal).evidence
+
+    assert len(line) <= 300
+    assert "max seq len (2048)" in line
+    assert "estimated maximum model length is 384" in line
+
+
+def test_evidence_that_is_longer_than_its_room_keeps_the_begin_of_what_was_found() -> None:
+    missing = f"{'x' * 140} the model /{'y' * 400} is not a local folder and is not a valid model identifier"
+
+    (line,) = verdict_on(missing).evidence
+
+    assert len(line) <= 300
+    assert line.startswith("...")
+    assert line.count("y") > 250
+
+
 def test_output_is_read_once_and_never_kept() -> None:
     def endless() -> Iterator[str]:
         for number in range(50_000):

@@ -87,6 +87,19 @@ def test_a_wait_for_a_condition_counts_no_failure_and_has_a_bound_of_its_own() -
     assert isinstance(later, Restart)
 
 
+def test_status_tells_which_wait_it_is_while_the_worker_waits() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot(1)), [POOL])
+    state, _ = step(state, [("m/0", an_end("gpu-busy"))], 1.0)
+
+    state, _ = observe(state, a_snapshot(1, at_s=1.5), 1.5)
+
+    worker = state.workers["m/0"]
+    assert worker.phase is Phase.BACKOFF
+    assert worker.reason.endswith(
+        "starts again when the condition holds, in 2 s at the earliest: wait 1 of 10, no failure is counted"
+    )
+
+
 def test_a_cuda_fault_restarts_once_on_the_same_gpu_and_then_moves_to_a_free_one() -> None:
     state, _ = applied(FleetState(snapshot=a_snapshot(2)), [POOL])
     state, first = step(state, [("m/0", an_end("cuda-fault"))], 1.0)

@@ -11,6 +11,7 @@ from typing import Final
 from gpuward.policy.causes import Signature
 
 EVIDENCE_CHARS_MAX: Final = 300
+ELLIPSIS: Final = "..."
 LAST_LINES: Final = 5
 EXCEPTIONS_KEPT: Final = 32
 EXCEPTION_REACH_LINES: Final = 400
@@ -43,14 +44,20 @@ HARMLESS: Final = re.compile(r"^(?:\([^)]*\) )?(?:INFO|DEBUG)[ :]")
 """Lines of these levels may quote anything, also a user's prompt."""
 
 
-def clip(line: str, at: int = 0) -> str:
-    """Return at most 300 characters of a line, those around position ``at`` where it is longer."""
+def clip(line: str, at: int = 0, until: int = 0) -> str:
+    """Return at most 300 characters of a line, where it is longer those around what stands from ``at`` to ``until``.
+
+    The end of that counts, for the number that helps stands there in vLLM's longest messages; its begin counts more.
+    """
     text = line.rstrip()
     if len(text) <= EVIDENCE_CHARS_MAX:
         return text
+    room = EVIDENCE_CHARS_MAX - 2 * len(ELLIPSIS)
     start = 0 if at < EVIDENCE_CHARS_MAX // 2 else at - 50
-    ellipsis = "..." if start else ""
-    return f"{ellipsis}{text[start : start + EVIDENCE_CHARS_MAX - 6]}..."[:EVIDENCE_CHARS_MAX]
+    start = max(start, min(at, until - room))
+    before = ELLIPSIS if start else ""
+    after = ELLIPSIS if start + room < len(text) else ""
+    return f"{before}{text[start : start + room]}{after}"
 
 
 @dataclass(slots=True)
@@ -134,7 +141,7 @@ class Findings:
             known.count += 1
             return
         words = {key: value or "?" for key, value in match.groupdict().items()}
-        self._hits[index] = hit = Hit(signature, words, [clip(line, match.start())])
+        self._hits[index] = hit = Hit(signature, words, [clip(line, match.start(), match.end())])
         if signature.following:
             self._open.append(hit)
 

@@ -75,7 +75,8 @@ def _waits(worker: Worker, pool: Pool, now_s: float) -> tuple[Worker, Restart | 
         return worker, GiveUp(failures=worker.failures, reason=reason)
     delay_s = restart_delay_s(pool.restart, len(recent))
     reason = (
-        f"waits for the condition, at least {delay_s:g} s: wait {len(recent)} of {WAITS_MAX}, no failure is counted"
+        f"starts again when the condition holds, in {delay_s:g} s at the earliest: "
+        f"wait {len(recent)} of {WAITS_MAX}, no failure is counted"
     )
     verdict = Restart(
         not_before_s=now_s + delay_s, failures=worker.failures, consecutive=worker.consecutive, reason=reason
