@@ -7,7 +7,6 @@ Everything here runs on the event loop's thread. It decides nothing itself: what
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,11 +14,10 @@ from functools import partial
 from typing import assert_never
 
 from gpuward.config.fleet import Pool
+from gpuward.ends import Ends
 from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
-from gpuward.host.found_runs import started_from
 from gpuward.host.processes import boot_id
-from gpuward.host.records import VERSION, RunRecord
 from gpuward.journal import Journal
 from gpuward.operations import Operations
 from gpuward.policy import fleet as policy
@@ -27,7 +25,6 @@ from gpuward.policy.fleet import FleetState
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.ladder import said
-from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, with_late_xid
 from gpuward.policy.life import (
     Adapted,
     Effect,
@@ -36,22 +33,17 @@ from gpuward.policy.life import (
     Kill,
     KillKeeper,
     KillOrphan,
-    LastExit,
     Note,
     Phase,
-    RunEnded,
-    StartRefused,
     StartRun,
     TakeSample,
     Terminate,
     Worker,
 )
-from gpuward.policy.memory import claim_bytes
 from gpuward.policy.roll import Roll
 from gpuward.running.attribution import Attribution
-from gpuward.running.autopsy import DeadRun, Findings
 from gpuward.running.runner import Reports, Runner
-from gpuward.running.traces import Span, Traces
+from gpuward.running.traces import Traces
 
 MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})
 """Phases in which the GPUs are sampled more often."""
@@ -67,12 +59,13 @@ class Supervisor:
         self.traces = Traces()
         self._equipment = equipment
         self._journal = journal
+        self._ends = Ends(equipment, self.traces, lambda: self.state, self.submit, self.notice)
         reports = Reports(
             submit=self.submit,
-            ended=self._run_ended,
+            ended=self._ends.take,
             worker=self._worker,
             pool=self._pool,
-            moments=self._last_moments,
+            moments=self._ends.moments,
             port_blocks=self._port_blocks,
         )
         self._runner = Runner(equipment, reports)
@@ -162,31 +155,8 @@ class Supervisor:
 
     def heard(self, seen: XidSeen) -> None:
         """Take an error of a GPU in, for the runs that end next, and for those that have just ended."""
-        self.traces.hear(seen)
-        gpu = self.state.snapshot.gpu(seen.uuid)
-        name = f"GPU {gpu.index if gpu is not None else seen.uuid}"
-        for worker in self.state.workers.values():
-            last = worker.last_exit
-            if last is None or seen.uuid not in worker.run_uuids:
-                continue
-            amended = with_late_xid(last, seen, name, self._equipment.settings.xid)
-            if amended is not last:
-                self.command(partial(policy.amended, worker=worker.name, exit_=amended))
-                self._write_history(worker.name, partial(self._equipment.records.amend_exit, worker.name, amended))
-
-    def _last_moments(self, dead: DeadRun, ended_at: float) -> LastMoments:
-        """What the GPUs of a run told before it ended."""
-        worker = self.state.workers.get(dead.worker)
-        if worker is None or worker.run != dead.run:
-            return NOTHING_KNOWN
-        pool = started_from(self._equipment.runs, worker.name, worker.run) or self.state.pool_of(worker)
-        gpus = [gpu for gpu in self.state.snapshot.gpus if gpu.uuid in worker.run_uuids]
-        return self.traces.last_moments(
-            worker,
-            {gpu: claim_bytes(pool, gpu) for gpu in gpus},
-            self._equipment.settings.xid,
-            Span(ended_at, dead.stopped_at),
-        )
+        for name, exit_ in self._ends.hear(seen):
+            self.command(partial(policy.amended, worker=name, exit_=exit_))
 
     def _port_blocks(self) -> dict[str, int]:
         workers = self.state.workers.values()
@@ -264,77 +234,13 @@ class Supervisor:
                 self._journal.note(kind, reason, worker=name, level="warning")
             case Adapted(worker=name, run=run, step=step):
                 self._journal.note("worker-adapted", f"run {run + 1} has {said(step)}", worker=name, level="warning")
-                self._write_history(name, lambda: self._equipment.records.add_step(name, run, step))
+                self._ends.add_step(name, run, step)
             case Forget(worker=name):
                 self._equipment.records.forget(name)
                 self._equipment.runs.forget(name)
                 self._journal.note("forgotten", f"{name} is no longer in the fleet", worker=name)
             case _:
                 assert_never(effect)
-
-    def _run_ended(self, findings: Findings) -> None:
-        """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
-        dead, verdict = findings.dead, findings.verdict
-        if findings.refused:
-            self.submit(dead.worker, StartRefused(dead.run, findings.refused))
-            return
-        exit_ = LastExit(
-            run=dead.run,
-            cause=verdict.cause,
-            code=findings.ending.code,
-            signal=findings.ending.signal,
-            at=findings.ending.at,
-            evidence=verdict.evidence,
-        )
-        worker = self.state.workers.get(dead.worker)
-        if worker is not None:
-            self._keep_history(worker, exit_, findings)
-        jitter = random.random()  # noqa: S311 - spreads restarts, keeps no secret
-        ended = RunEnded(
-            run=dead.run,
-            exit=exit_,
-            permanent=verdict.permanent,
-            reason=verdict.reason,
-            hint=verdict.hint,
-            offer_tokens=verdict.offer_tokens,
-            jitter=jitter,
-            ended_s=findings.ending.at_s,
-        )
-        self.submit(dead.worker, ended)
-
-    def _keep_history(self, worker: Worker, exit_: LastExit, findings: Findings) -> None:
-        pool = started_from(self._equipment.runs, worker.name, exit_.run) or self.state.pool_of(worker)
-        gpus = [gpu for gpu in self.state.snapshot.gpus if gpu.uuid in worker.run_uuids]
-        record = RunRecord(
-            version=VERSION,
-            run=exit_.run,
-            exit=exit_,
-            reason=findings.verdict.reason,
-            hint=findings.verdict.hint,
-            ran_s=_ran_s(worker, findings),
-            descendants_killed=findings.ending.descendants_killed,
-            max_rss_bytes=findings.ending.max_rss_bytes,
-            gpu_uuids=worker.run_uuids,
-            peak_bytes=self.traces.peaks(worker.name),
-            claim_bytes={gpu.uuid: claim for gpu in gpus if (claim := claim_bytes(pool, gpu)) is not None},
-            total_bytes={gpu.uuid: gpu.total_bytes for gpu in gpus if gpu.total_bytes is not None},
-            samples=self.traces.samples(worker.name),
-        )
-        keep = self._equipment.settings.limits.log_keep_runs
-        self._write_history(worker.name, lambda: self._equipment.records.add_run(worker.name, record, keep))
-
-    def _write_history(self, name: str, write: Callable[[], None]) -> None:
-        try:
-            with around("save history"):
-                write()
-        except OSError as error:
-            self.notice("history-not-saved", f"cannot save the history of {name}: {error.strerror}", name)
-
-
-def _ran_s(worker: Worker, findings: Findings) -> float | None:
-    """How long the run lived, by the keeper's clock where it told: the news of its end may be old."""
-    ended_s = findings.ending.at_s if findings.ending.at_s is not None else time.monotonic()
-    return ended_s - worker.started_s if worker.started_s is not None else None
 
 
 def _essence(worker: Worker) -> Worker:

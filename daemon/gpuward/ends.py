@@ -1,0 +1,141 @@
+"""Ends of runs: what their GPUs told before, the record that is kept of each, and the event that policy gets of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+from gpuward.equipment import Equipment
+from gpuward.host.boundary import around
+from gpuward.host.found_runs import started_from
+from gpuward.host.records import VERSION, RunRecord
+from gpuward.policy.fleet import FleetState
+from gpuward.policy.health import XidSeen
+from gpuward.policy.inventory import Gpu
+from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, with_late_xid
+from gpuward.policy.life import Event, LadderStep, LastExit, RunEnded, StartRefused, Worker
+from gpuward.policy.memory import claim_bytes
+from gpuward.running.autopsy import DeadRun, Findings
+from gpuward.running.traces import Span, Traces
+
+
+class Ends:
+    """For the loop's thread. ``notice`` gets a trouble's kind, reason and worker; no reason: it is over."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        traces: Traces,
+        fleet: Callable[[], FleetState],
+        submit: Callable[[str, Event], None],
+        notice: Callable[[str, str, str], None],
+    ) -> None:
+        self._equipment = equipment
+        self._traces = traces
+        self._fleet = fleet
+        self._submit = submit
+        self._notice = notice
+
+    def moments(self, dead: DeadRun, ended_at: float) -> LastMoments:
+        """What the GPUs of a run told before it ended."""
+        state = self._fleet()
+        worker = state.workers.get(dead.worker)
+        if worker is None or worker.run != dead.run:
+            return NOTHING_KNOWN
+        return self._traces.last_moments(
+            worker,
+            self._claims(worker, worker.run),
+            self._equipment.settings.xid,
+            Span(ended_at, dead.stopped_at),
+        )
+
+    def take(self, findings: Findings) -> None:
+        """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
+        dead, verdict, ending = findings.dead, findings.verdict, findings.ending
+        if findings.refused:
+            self._submit(dead.worker, StartRefused(dead.run, findings.refused))
+            return
+        exit_ = LastExit(
+            run=dead.run,
+            cause=verdict.cause,
+            code=ending.code,
+            signal=ending.signal,
+            at=ending.at,
+            evidence=verdict.evidence,
+        )
+        worker = self._fleet().workers.get(dead.worker)
+        if worker is not None:
+            self._keep(worker, exit_, findings)
+        ended = RunEnded(
+            run=dead.run,
+            exit=exit_,
+            permanent=verdict.permanent,
+            reason=verdict.reason,
+            hint=verdict.hint,
+            offer_tokens=verdict.offer_tokens,
+            jitter=random.random(),  # noqa: S311 - spreads restarts, keeps no secret
+            ended_s=ending.at_s,
+        )
+        self._submit(dead.worker, ended)
+
+    def hear(self, seen: XidSeen) -> list[tuple[str, LastExit]]:
+        """Take an error of a GPU in; return whose last run it tells of, a little late, and that end anew."""
+        self._traces.hear(seen)
+        state = self._fleet()
+        gpu = state.snapshot.gpu(seen.uuid)
+        late: list[tuple[str, LastExit]] = []
+        about = f"GPU {gpu.index if gpu is not None else seen.uuid}"
+        for worker in state.workers.values():
+            last = worker.last_exit
+            if last is None or seen.uuid not in worker.run_uuids:
+                continue
+            amended = with_late_xid(last, seen, about, self._equipment.settings.xid)
+            if amended is not last:
+                self._write(worker.name, partial(self._equipment.records.amend_exit, worker.name, amended))
+                late.append((worker.name, amended))
+        return late
+
+    def add_step(self, name: str, run: int, step: LadderStep) -> None:
+        """Write down which setting was lowered after a run."""
+        self._write(name, partial(self._equipment.records.add_step, name, run, step))
+
+    def _keep(self, worker: Worker, exit_: LastExit, findings: Findings) -> None:
+        claims = self._claims(worker, exit_.run)
+        record = RunRecord(
+            version=VERSION,
+            run=exit_.run,
+            exit=exit_,
+            reason=findings.verdict.reason,
+            hint=findings.verdict.hint,
+            ran_s=_ran_s(worker, findings),
+            descendants_killed=findings.ending.descendants_killed,
+            max_rss_bytes=findings.ending.max_rss_bytes,
+            gpu_uuids=worker.run_uuids,
+            peak_bytes=self._traces.peaks(worker.name),
+            claim_bytes={gpu.uuid: claim for gpu, claim in claims.items() if claim is not None},
+            total_bytes={gpu.uuid: gpu.total_bytes for gpu in claims if gpu.total_bytes is not None},
+            samples=self._traces.samples(worker.name),
+        )
+        keep = self._equipment.settings.limits.log_keep_runs
+        self._write(worker.name, partial(self._equipment.records.add_run, worker.name, record, keep))
+
+    def _claims(self, worker: Worker, run: int) -> dict[Gpu, int | None]:
+        """What the run was to use of each of its GPUs, in bytes."""
+        state = self._fleet()
+        pool = started_from(self._equipment.runs, worker.name, run) or state.pool_of(worker)
+        return {gpu: claim_bytes(pool, gpu) for gpu in state.snapshot.gpus if gpu.uuid in worker.run_uuids}
+
+    def _write(self, name: str, write: Callable[[], None]) -> None:
+        try:
+            with around("save history"):
+                write()
+        except OSError as error:
+            self._notice("history-not-saved", f"cannot save the history of {name}: {error.strerror}", name)
+
+
+def _ran_s(worker: Worker, findings: Findings) -> float | None:
+    """How long the run lived, by the keeper's clock where it told: the news of its end may be old."""
+    ended_s = findings.ending.at_s if findings.ending.at_s is not None else time.monotonic()
+    return ended_s - worker.started_s if worker.started_s is not None else None
