@@ -329,10 +329,10 @@ def test_an_xid_of_the_program_is_a_cuda_fault_that_restarts_once_and_then_moves
 
     assert (again["gpus"], again["last_exit"]["cause"]) == ([0], "cuda-fault")
     assert (moved["gpus"], moved["last_exit"]["cause"]) == ([1], "cuda-fault")
-    assert again["last_exit"]["evidence"][0].startswith("Xid 31 on GPU 0 (MMU page fault) ")
+    assert again["last_exit"]["evidence"][0].startswith("XID 31 on GPU 0 (MMU page fault) ")
     assert again["last_exit"]["evidence"][-1] == "bye"
     why = daemon.ctl("why", "m/0").stdout
-    assert "Xid 31 on GPU 0 (MMU page fault)" in why
+    assert "XID 31 on GPU 0 (MMU page fault)" in why
 
 
 def test_an_xid_of_the_gpu_is_the_cause_and_no_start_follows(daemon: DaemonUnderTest) -> None:
@@ -343,7 +343,7 @@ def test_an_xid_of_the_gpu_is_the_cause_and_no_start_follows(daemon: DaemonUnder
     failed = daemon.until("m/0", lambda worker: worker["phase"] == "failed")
 
     assert failed["last_exit"]["cause"] == "gpu-hardware"
-    assert "Xid 79 on GPU 0 (the GPU has fallen off the bus), a hardware fault (exit code 1)" in failed["reason"]
+    assert "XID 79 on GPU 0 (the GPU has fallen off the bus), a hardware fault (exit code 1)" in failed["reason"]
 
 
 def test_want_of_gpu_memory_is_told_with_what_the_run_and_others_held(daemon: DaemonUnderTest) -> None:
@@ -380,7 +380,7 @@ def test_an_xid_that_comes_just_behind_the_end_of_a_run_is_in_its_evidence_and_i
         daemon.until("m/0", lambda worker, run=run: worker["ready"] and worker["run"] == run + 1)
 
     assert evidence[0] == "bye"
-    assert evidence[1].startswith("Xid 31 on GPU 0 (MMU page fault) ")
+    assert evidence[1].startswith("XID 31 on GPU 0 (MMU page fault) ")
     assert evidence[1].endswith(" s after the end")
     last = daemon.call("why", {"worker": "m/0"})["runs"][0]
     assert (last["cause"], last["evidence"]) == ("crash", evidence)

@@ -128,7 +128,7 @@ def test_an_engine_that_dies_of_an_exception_is_no_host_oom_even_if_the_kernel_k
         ("gpu_busy_startup_free_memory", "reason", "7.34 of 139.72 GiB were free at the start"),
         ("real032_util_above_free", "reason", "0.99 needs 11.84 GiB"),
         ("gpu_oom_startup_linear_create_weights", "reason", "896.00 MiB asked, 739.81 MiB of 93.09 GiB free"),
-        ("cuda_fault_xid_dmesg", "reason", "Xid 109 on PCI:0000:01:00"),
+        ("cuda_fault_xid_dmesg", "reason", "XID 109 on PCI:0000:01:00"),
         ("port_conflict_dist_init", "reason", "internal port 32847"),
     ],
 )

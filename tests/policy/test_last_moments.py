@@ -49,15 +49,15 @@ def test_an_xid_of_the_hardware_is_the_cause_where_the_output_names_none() -> No
     verdict = verdict_on(heard((79, 0.4)), ERROR)
 
     assert (verdict.cause, verdict.permanent) == (Cause.GPU_HARDWARE, True)
-    assert verdict.evidence == ("Xid 79 on GPU 3 (the GPU has fallen off the bus) 0.4 s before the end", ERROR)
-    assert "Xid 79 on GPU 3 (the GPU has fallen off the bus), a hardware fault (exit code 0)" in verdict.reason
+    assert verdict.evidence == ("XID 79 on GPU 3 (the GPU has fallen off the bus) 0.4 s before the end", ERROR)
+    assert "XID 79 on GPU 3 (the GPU has fallen off the bus), a hardware fault (exit code 0)" in verdict.reason
 
 
 def test_an_xid_of_the_program_is_a_cuda_fault_that_a_new_start_may_mend() -> None:
     verdict = verdict_on(heard((31, 2.0), (31, 1.0)), ERROR)
 
     assert (verdict.cause, verdict.permanent) == (Cause.CUDA_FAULT, False)
-    assert verdict.evidence[0] == "Xid 31 on GPU 3 (MMU page fault), 2 times, first 2.0 s before the end"
+    assert verdict.evidence[0] == "XID 31 on GPU 3 (MMU page fault), 2 times, first 2.0 s before the end"
 
 
 def test_an_xid_that_comes_a_moment_after_the_end_counts_too() -> None:
@@ -68,7 +68,7 @@ def test_a_fault_of_the_gpu_beats_one_of_the_program_whichever_came_first() -> N
     verdict = verdict_on(heard((13, 5.0), (79, 1.0)))
 
     assert verdict.cause is Cause.GPU_HARDWARE
-    assert [line[:6] for line in verdict.evidence] == ["Xid 79", "Xid 13"]
+    assert [line[:6] for line in verdict.evidence] == ["XID 79", "XID 13"]
 
 
 @pytest.mark.parametrize("seen", [(79, 31.0), (45, 0.1), (12345, 0.1)])
@@ -89,7 +89,7 @@ def test_a_signature_in_the_output_stays_the_cause_and_gets_the_xid_as_evidence(
     verdict = verdict_on(heard((79, 1.0)), OOM)
 
     assert verdict.cause is Cause.GPU_OOM_RUNTIME
-    assert verdict.evidence == (OOM, "Xid 79 on GPU 3 (the GPU has fallen off the bus) 1.0 s before the end")
+    assert verdict.evidence == (OOM, "XID 79 on GPU 3 (the GPU has fallen off the bus) 1.0 s before the end")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_traces_of_a_kill_are_evidence_and_no_cause(end: RunEnd) -> None:
     verdict = verdict_on(heard((43, 0.1)), SILENT, end=end)
 
     assert verdict.cause is Cause.CRASH
-    assert verdict.evidence == (SILENT, "Xid 43 on GPU 3 (channel reset after a program's fault) 0.1 s before the end")
+    assert verdict.evidence == (SILENT, "XID 43 on GPU 3 (channel reset after a program's fault) 0.1 s before the end")
 
 
 def test_a_fault_well_before_the_end_is_the_cause_also_where_processes_had_to_be_killed() -> None:
@@ -143,7 +143,7 @@ def test_evidence_stays_at_five_lines_and_keeps_the_first_of_each_kind() -> None
     evidence = verdict_on(both, OOM, *(f"line {number}" for number in range(9))).evidence
 
     assert len(evidence) <= 5
-    assert (evidence[0], evidence[1][:6], evidence[-1][:6]) == (OOM, "Xid 79", "GPU 0:")
+    assert (evidence[0], evidence[1][:6], evidence[-1][:6]) == (OOM, "XID 79", "GPU 0:")
 
 
 def test_want_of_gpu_memory_is_told_with_who_held_it() -> None:
@@ -195,7 +195,7 @@ def late(exit_: LastExit, code: int = 79, after_s: float = 0.3) -> LastExit:
 def test_an_xid_just_behind_an_end_is_added_to_its_evidence_once_and_the_cause_stays() -> None:
     amended = late(an_exit())
 
-    assert amended == an_exit(evidence=(ERROR, "Xid 79 on GPU 3 (the GPU has fallen off the bus) 0.3 s after the end"))
+    assert amended == an_exit(evidence=(ERROR, "XID 79 on GPU 3 (the GPU has fallen off the bus) 0.3 s after the end"))
     assert late(amended, after_s=0.5) is amended
     assert len(late(an_exit(evidence=(ERROR,) * 5)).evidence) == 5
 

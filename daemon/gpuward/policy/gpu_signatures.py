@@ -1,6 +1,6 @@
 """What failures of a GPU and of its memory look like in a worker's output. Data only, in the order in which they win.
 
-Xids: NVIDIA's catalogue; those that ask for a reset or a reboot are hardware. Sources as in `signatures`.
+XIDs: NVIDIA's catalogue; those that ask for a reset or a reboot are hardware. Sources as in `signatures`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HARDWARE: Final = (
         Cause.GPU_HARDWARE,
         "NVRM: Xid",
         _XID % _XID_HARDWARE,
-        "the driver reports Xid {xid} on {gpu}, a hardware fault",
+        "the driver reports XID {xid} on {gpu}, a hardware fault",
         hint="take the GPU out of service, reset it or reboot",
         permanent=True,
     ),
@@ -47,7 +47,7 @@ _HARDWARE: Final = (
         Cause.CUDA_FAULT,
         "NVRM: Xid",
         _XID % _XID_APPLICATION,
-        "the driver reports Xid {xid} on {gpu}",
+        "the driver reports XID {xid} on {gpu}",
         hint=_AGAIN,
     ),
     signature(

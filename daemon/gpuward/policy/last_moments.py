@@ -55,7 +55,7 @@ class XidHeard:
     @property
     def named(self) -> str:
         """Code, GPU and meaning."""
-        return f"Xid {self.code} on {self.gpu} ({self.meaning})"
+        return f"XID {self.code} on {self.gpu} ({self.meaning})"
 
     @property
     def line(self) -> str:
