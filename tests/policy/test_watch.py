@@ -56,7 +56,7 @@ def test_three_samples_over_claim_and_slack_are_a_breach_with_the_numbers() -> N
 
     assert [(one.kind, one.worker, one.gpu) for one in judged.notices] == [("memory-breach", "a/0", 0)]
     assert "holds 43.4 GiB on GPU 0: more than its claim of 40.0 GiB and 2.4 GiB of slack" in judged.notices[0].reason
-    assert judged.watch.of_worker("a/0") == (judged.notices[0].reason,)
+    assert judged.watch.of_workers() == {"a/0": [judged.notices[0].reason]}
     assert judged.acts == ()
 
 
@@ -74,7 +74,7 @@ def test_the_slack_is_bytes_on_a_small_gpu() -> None:
     for at in range(5):
         judged = judge(judged.watch, a_snapshot(small), [use], TERMS, float(at))
 
-    assert judged.watch.of_worker("a/0") == ()
+    assert judged.watch.of_workers() == {}
 
 
 def test_a_breach_is_over_only_one_percent_below_the_limit() -> None:
@@ -85,7 +85,7 @@ def test_a_breach_is_over_only_one_percent_below_the_limit() -> None:
 
     assert near.notices == ()
     assert [one.kind for one in below.notices] == ["memory-breach-over"]
-    assert below.watch.of_worker("a/0") == ()
+    assert below.watch.of_workers() == {}
 
 
 def test_growth_since_it_was_ready_is_told_once_though_within_the_claim() -> None:
@@ -136,7 +136,7 @@ def test_what_is_not_known_for_sure_is_not_judged(snapshot: Snapshot) -> None:
         judged = judge(judged.watch, snapshot, [a_use(LIMIT + GIB, on_breach="restart")], TERMS, float(at))
         assert (judged.notices, judged.acts) == ((), ())
 
-    assert judged.watch.of_worker("a/0") == ()
+    assert judged.watch.of_workers() == {}
 
 
 def test_memory_that_the_driver_does_not_tell_is_not_judged() -> None:
@@ -190,4 +190,4 @@ def test_a_worker_that_is_no_longer_ready_leaves_no_warning() -> None:
 
     judged = judge(breached, a_snapshot(a_gpu()), [], TERMS, 5.0)
 
-    assert judged.watch.of_worker("a/0") == ()
+    assert judged.watch.of_workers() == {}

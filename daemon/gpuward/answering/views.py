@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpuward import __version__
 from gpuward.answering.gpu_views import gpu_document, workers_by_gpu
@@ -26,6 +26,14 @@ from gpuward.policy.under_way import under_way
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]
+
+
+class Moment(NamedTuple):
+    """What all workers of one answer are seen by: GPUs by UUID, sentences of the watch by worker, monotonic time."""
+
+    by_uuid: dict[str, Gpu]
+    warnings: dict[str, list[str]]
+    now_s: float
 
 
 class Views:
@@ -50,8 +58,7 @@ class Views:
     def status(self) -> Document:
         """The document of ``gpuctl status -o json``."""
         state = self._supervisor.state
-        by_uuid = {gpu.uuid: gpu for gpu in state.snapshot.gpus}
-        now_s = time.monotonic()
+        moment = self._moment()
         return {
             "schema_version": SCHEMA_VERSION,
             "simulated": state.snapshot.simulated,
@@ -60,9 +67,9 @@ class Views:
             "inventory": {
                 "state": state.snapshot.state,
                 "reason": state.snapshot.reason,
-                "sampled_at": rfc3339(time.time() - now_s + state.snapshot.taken_at_s),
+                "sampled_at": rfc3339(time.time() - moment.now_s + state.snapshot.taken_at_s),
             },
-            "workers": [self.worker(worker, by_uuid, now_s) for worker in state.workers.values()],
+            "workers": [self.worker(worker, moment) for worker in state.workers.values()],
             "gpus": self._gpus(),
         }
 
@@ -77,14 +84,17 @@ class Views:
             "drift_reason": drift,
         }
 
-    def worker(self, worker: Worker, by_uuid: dict[str, Gpu] | None = None, now_s: float | None = None) -> Document:
+    def _moment(self) -> Moment:
+        gpus = self._supervisor.state.snapshot.gpus
+        return Moment({gpu.uuid: gpu for gpu in gpus}, self._care.watch.of_workers(), time.monotonic())
+
+    def worker(self, worker: Worker, moment: Moment | None = None) -> Document:
         """One worker."""
-        if by_uuid is None:
-            by_uuid = {gpu.uuid: gpu for gpu in self._supervisor.state.snapshot.gpus}
-        now_s = time.monotonic() if now_s is None else now_s
+        by_uuid, warnings, now_s = moment if moment is not None else self._moment()
         handle = self._supervisor.runner.handles.get(worker.name)
-        uuids = worker.run_uuids if worker.alive else worker.device_uuids
-        lives = worker.alive and worker.started_s is not None
+        alive = worker.alive
+        uuids = worker.run_uuids if alive else worker.device_uuids
+        started_s = worker.started_s if alive else None
         return {
             "name": worker.name,
             "pool": worker.pool,
@@ -100,9 +110,9 @@ class Views:
             "port": worker.port,
             "restarts": worker.restarts,
             "adapted": [said(step) for step in worker.steps],
-            "uptime_s": round(now_s - worker.started_s, 3) if lives and worker.started_s is not None else None,
-            "memory": self._memory(worker, uuids, by_uuid),
-            "warnings": list(self._care.watch.of_worker(worker.name)),
+            "uptime_s": round(now_s - started_s, 3) if started_s is not None else None,
+            "memory": self._memory(worker, uuids, by_uuid) if uuids else [],
+            "warnings": warnings.get(worker.name, []),
             "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
             "next_start_at": _next_start_at(worker, now_s),
         }
@@ -157,7 +167,7 @@ class Views:
         closed = [
             f"{state.closed[uuid]}." for uuid in uuids if uuid in state.closed and worker.phase is not Phase.BLOCKED
         ]
-        told = [f"{warning}." for warning in self._care.watch.of_worker(worker.name)]
+        told = [f"{warning}." for warning in self._care.watch.of_workers().get(worker.name, [])]
         return [*closed, *told, *under_way(worker, operations, state.rolls.get(worker.pool))]
 
     def proposal(self, proposal: Proposal) -> Document:
@@ -237,7 +247,7 @@ def _last_exit(exit_: LastExit) -> Document:
 
 
 def _next_start_at(worker: Worker, now_s: float) -> str | None:
-    waits = worker.phase in {Phase.BACKOFF, Phase.RELEASING} and worker.not_before_s > now_s
+    waits = worker.not_before_s > now_s and worker.phase in {Phase.BACKOFF, Phase.RELEASING}
     return rfc3339(time.time() + worker.not_before_s - now_s) if waits else None
 
 

@@ -12,7 +12,7 @@ import grp
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class Counters:
 
     def document(self) -> dict[str, int]:
         """The counters by name."""
-        return asdict(self)
+        counted: dict[str, int] = msgspec.to_builtins(self)
+        return counted
 
 
 Dispatch = Callable[[Request, Peer], Awaitable[dict[str, Any]]]

@@ -60,10 +60,14 @@ class Watch:
     pressure: Mapping[str, Signal] = field(default_factory=dict)
     acted_at_s: Mapping[str, float] = field(default_factory=dict)
 
-    def of_worker(self, name: str) -> tuple[str, ...]:
-        """Return the sentences that are true of a worker now."""
-        mine = [tally for (worker, _), tally in self.tallies.items() if worker == name]
-        return tuple(signal.sentence for tally in mine for signal in (tally.over, tally.growth) if signal.sentence)
+    def of_workers(self) -> dict[str, list[str]]:
+        """Return the sentences that are true now, by worker; of one that is not in it, none is."""
+        found: dict[str, list[str]] = {}
+        for (worker, _), tally in self.tallies.items():
+            for signal in (tally.over, tally.growth):
+                if signal.sentence:
+                    found.setdefault(worker, []).append(signal.sentence)
+        return found
 
     def of_gpu(self, uuid: str) -> tuple[str, ...]:
         """Return the sentences that are true of a GPU now."""
