@@ -121,6 +121,25 @@ def test_the_grace_time_over_means_kill_then_kill_the_keeper() -> None:
     assert desperate.deadline_s is not None
 
 
+@pytest.mark.parametrize(
+    ("ready_since_s", "pool", "grace_s"),
+    [
+        (5.0, POOL, 30.0),
+        (None, POOL, 10.0),
+        (None, replace(POOL, stop_timeout_s=3), 3.0),
+        (None, replace(POOL, engine="command", command=("/bin/x",)), 30.0),
+    ],
+    ids=["serves", "loads", "loads, less is asked", "a command of its own"],
+)
+def test_a_vllm_that_still_loads_is_given_ten_seconds_at_most(
+    ready_since_s: float | None, pool: Pool, grace_s: float
+) -> None:
+    stopping, effects = begin_stop(a_worker(ready_since_s=ready_since_s), pool, 10.0)
+
+    assert (stopping.deadline_s, effects) == (10.0 + grace_s, (Terminate("decode/0"),))
+    assert stopping.reason.endswith(f"SIGTERM sent, SIGKILL follows after {grace_s:g} s")
+
+
 def test_a_start_that_takes_too_long_is_a_failure_with_its_numbers() -> None:
     starting = a_worker(phase=Phase.STARTING, ready_since_s=None, deadline_s=600.0)
 

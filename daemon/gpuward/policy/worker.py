@@ -54,6 +54,10 @@ REFUSED_PAUSE_MAX_S = 30.0
 MOVED_PAUSE_S = 0.05
 """A worker that moves to other ports tries again after this."""
 
+LOADING_GRACE_S = 10.0
+"""From SIGTERM to SIGKILL at most for a vLLM that still loads: it has no request to finish, and it loses the SIGTERM
+(vLLM 0.32.0, measured)."""
+
 KILL_WAIT_S = 10.0
 """After SIGKILL of the tree: how long until the keeper itself is killed and the rest hunted by marker."""
 
@@ -83,9 +87,15 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
 
 def begin_stop(worker: Worker, pool: Pool, now_s: float) -> Step:
     """Send SIGTERM and give the grace time."""
-    reason = f"{worker.reason}; SIGTERM sent, SIGKILL follows after {pool.stop_timeout_s:g} s"
-    stopping = enter(worker, Phase.STOPPING, reason, now_s, now_s + pool.stop_timeout_s)
+    grace_s = _grace_s(worker, pool)
+    reason = f"{worker.reason}; SIGTERM sent, SIGKILL follows after {grace_s:g} s"
+    stopping = enter(worker, Phase.STOPPING, reason, now_s, now_s + grace_s)
     return stopping, (Terminate(worker.name),)
+
+
+def _grace_s(worker: Worker, pool: Pool) -> float:
+    loads = worker.ready_since_s is None and pool.engine != "command"
+    return min(pool.stop_timeout_s, LOADING_GRACE_S) if loads else pool.stop_timeout_s
 
 
 def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
@@ -254,7 +264,7 @@ def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
             reason = f"{worker.reason}; waited {DRAIN_LIMIT_S:g} s"
             return begin_stop(replace(worker, reason=reason), pool, now_s)
         case Phase.STOPPING if not worker.killed:
-            reason = f"still alive {pool.stop_timeout_s:g} s after SIGTERM: SIGKILL sent to the whole tree"
+            reason = f"still alive {_grace_s(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
             killed = enter(replace(worker, killed=True), Phase.STOPPING, reason, now_s, now_s + KILL_WAIT_S)
             return killed, (Kill(worker.name),)
         case Phase.STOPPING:
