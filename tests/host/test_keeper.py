@@ -134,10 +134,14 @@ def test_no_descendant_outlives_the_main_process(bench: Bench, ends: str) -> Non
 
 
 SHARED = """
-import os, signal
+import os, signal, time
 from multiprocessing import resource_tracker, shared_memory
 shared = shared_memory.SharedMemory(create=True, size=4096)
 tracker = resource_tracker._resource_tracker._pid
+def ignores_sigterm():  # the first thing that a tracker does once it runs
+    lines = open(f'/proc/{tracker}/status').read().splitlines()
+    return any(int(line[7:], 16) & 1 << 14 for line in lines if line.startswith('SigIgn:'))
+while not ignores_sigterm(): time.sleep(0.01)
 print(shared.name, flush=True)
 if os.fork() == 0: signal.pause()
 """

@@ -126,8 +126,8 @@ def test_the_grace_time_over_means_kill_then_kill_the_keeper() -> None:
     [
         (5.0, POOL, 30.0),
         (None, POOL, 10.0),
-        (None, replace(POOL, stop_timeout_s=3), 3.0),
-        (None, replace(POOL, engine="command", command=("/bin/x",)), 30.0),
+        (None, Pool(name="decode", model="m", stop_timeout_s=3), 3.0),
+        (None, Pool(name="decode", engine="command", command=("/bin/x",), stop_timeout_s=30), 30.0),
     ],
     ids=["serves", "loads", "loads, less is asked", "a command of its own"],
 )

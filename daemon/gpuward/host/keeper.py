@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
 CHUNK_BYTES = 65536
 TRACKER = b"multiprocessing.resource_tracker"
-TRACKER_S = 1.0
+TRACKER_S = 2.0
 SIGNAL_MAX = 64
 
 
@@ -318,7 +318,7 @@ class Keeper:
         """Kill and reap until this process has no descendant; orphans come here, for it is their subreaper.
 
         Resource trackers end by themselves when the others have: killed with them, they would leave shared memory
-        behind (250 MB a run of vLLM), so that they have a second.
+        behind (420 MB a run of vLLM), so that they have two seconds.
         """
         poll = select.poll()
         poll.register(self.wakeup, select.POLLIN)
