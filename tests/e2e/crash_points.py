@@ -26,7 +26,7 @@ POOL = """
 [pool.{name}]
 engine = "command"
 command = ["{python}", "-I", "-S", "{witness}", "{directory}"]
-gpus-per-worker = 1
+gpus-per-worker = {gpus}
 workers = {workers}
 ready-after-s = 0.05
 stop-timeout-s = 5
@@ -115,7 +115,7 @@ class CrashPoint:
         return self._end(within_s=5)[1]
 
     def _fleet(self, workers: int, definition: str) -> str:
-        common = {"python": sys.executable, "witness": WITNESS, "directory": self.directory}
+        common = {"python": sys.executable, "witness": WITNESS, "directory": self.directory, "gpus": 1}
         pools = (
             {"name": "bystander", "workers": 1, "definition": "old", "keys": ""},
             {"name": "w", "workers": workers, "definition": definition, "keys": ""},

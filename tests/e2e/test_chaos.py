@@ -13,34 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
+from tests.e2e.crash_points import CONFIG, POOL, WITNESS
 from tests.e2e.daemon import DaemonUnderTest
 from tests.waiting import eventually
 
 from gpuward.control.client import Refused, Unreachable
 
-WITNESS = Path(__file__).with_name("witness.py")
 CHAOS_S = float(os.environ.get("GPUWARD_CHAOS_S", "6"))
 SEED = int(os.environ.get("GPUWARD_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-CONFIG = "[inventory]\nsample-interval-s = 0.2\n"
-POOL = """
-[pool.{name}]
-engine = "command"
-command = ["{python}", "-I", "-S", "{witness}", "{directory}"]
-gpus-per-worker = {gpus}
-workers = {workers}
-ready-after-s = 0.05
-stop-timeout-s = 5
-env = {{ DEFINITION = "{definition}" }}
-{keys}
-[pool.{name}.restart]
-max-failures = 1000
-delay-first-s = 0.01
-delay-max-s = 0.2
-"""
+BUDGET = "max-failures = 1000\n"
+"""Stands last in a pool's restart policy: nothing here is to end as failed."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(CHAOS_S + 120)]
 
@@ -97,7 +82,7 @@ class Chaos:
             {"name": "front", "gpus": 2, "workers": 1, "definition": 0, "keys": 'depends-on = ["w"]'},
             {"name": "quiet", "gpus": 1, "workers": 1, "definition": 0, "keys": ""},
         )
-        return "".join(POOL.format(**common, **pool) for pool in pools)
+        return "".join(POOL.format(**common, **pool) + BUDGET for pool in pools)
 
     # What happens
 
@@ -136,21 +121,19 @@ class Chaos:
 
     def apply(self) -> None:
         self.definitions += 1
-        self._ctl("apply", self.daemon.write("other.toml", self.fleet(self.random.choice((2, 3)))))
+        file = self.daemon.write("other.toml", self.fleet(self.random.choice((2, 3))))
+        self.daemon.ctl("apply", str(file), "--no-wait")
 
     def roll(self) -> None:
-        self._ctl("roll", "w")
+        self.daemon.ctl("roll", "w", "--no-wait")
 
     def reexec(self) -> None:
-        self._ctl("daemon", "reexec")
+        self.daemon.ctl("daemon", "reexec")
 
     def run_directory_goes(self) -> None:
         directories = [path for path in (self.daemon.root / "rt" / "runs").glob("*") if path.is_dir()]
         if directories:
             shutil.rmtree(self.random.choice(directories), ignore_errors=True)
-
-    def _ctl(self, *words: str | Path) -> None:
-        self.daemon.ctl(*map(str, words), "--no-wait") if words[0] != "daemon" else self.daemon.ctl(*map(str, words))
 
     def _ask(self, op: str, args: dict[str, object]) -> None:
         with suppress(Refused, Unreachable):

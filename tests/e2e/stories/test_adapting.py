@@ -10,30 +10,20 @@ from tests.e2e.daemon import DaemonUnderTest
 
 pytestmark = pytest.mark.e2e
 
-OOM_ABOVE_085 = """
+RUNS_OUT = """
 [pool.m]
 model = "org/m"
 gpus-per-worker = 1
-gpu-memory-utilization = 0.9
+gpu-memory-utilization = {utilization}
 on-oom = "adapt"
 [pool.m.restart]
 delay-first-s = 0.05
 delay-max-s = 0.05
 [pool.m.env]
-GPUWARD_SIM_FAULT = "oom-above:0.85@run+0.1"
+GPUWARD_SIM_FAULT = "{fault}"
 """
-GRAPHS_NEED_6_GIB = """
-[pool.m]
-model = "org/m"
-gpus-per-worker = 1
-gpu-memory-utilization = 0.95
-on-oom = "adapt"
-[pool.m.restart]
-delay-first-s = 0.05
-delay-max-s = 0.05
-[pool.m.env]
-GPUWARD_SIM_FAULT = "overshoot:6GiB"
-"""
+OOM_ABOVE_085 = RUNS_OUT.format(utilization=0.9, fault="oom-above:0.85@run+0.1")
+GRAPHS_NEED_6_GIB = RUNS_OUT.format(utilization=0.95, fault="overshoot:6GiB")
 TOO_LONG = """
 [pool.m]
 model = "org/m"
