@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from gpuward.host import logs
-from gpuward.host.logs import Chunk, LogWatch
+from gpuward.host.log_reader import LogWatch
+from gpuward.host.logs import Chunk
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "7.log"
+
+
+Watching = Callable[[Path, str], LogWatch]
+
+
+@pytest.fixture
+def watching() -> Iterator[Watching]:
+    """Makes watches, and closes them."""
+    with ExitStack() as watches:
+        yield lambda path, pattern: watches.enter_context(closing(LogWatch(path, pattern)))
 
 
 def moved(log: Path) -> Path:
@@ -30,11 +43,11 @@ def rotate(log: Path) -> None:
     log.touch()
 
 
-def test_no_capture_is_an_empty_one(log: Path) -> None:
+def test_no_capture_is_an_empty_one(log: Path, watching: Watching) -> None:
     assert logs.size(log) == 0
     assert logs.tail(log, 10, 100) == Chunk("", 0, 0, 0)
     assert logs.read_from(log, 50, 100) == Chunk("", 0, 0, 0)
-    assert not LogWatch(log, "x").found()
+    assert not watching(log, "x").found()
 
 
 @pytest.mark.parametrize(
@@ -149,8 +162,8 @@ def test_bytes_that_are_no_text_are_replaced_and_never_stop_a_reader(log: Path) 
     assert second.next_offset == second.size
 
 
-def test_a_watch_sees_what_is_written_after_it_looked(log: Path) -> None:
-    watch = LogWatch(log, r"serving on port \d+")
+def test_a_watch_sees_what_is_written_after_it_looked(log: Path, watching: Watching) -> None:
+    watch = watching(log, r"serving on port \d+")
     write(log, "loading\nserving on ")
 
     before = watch.found()
@@ -160,22 +173,22 @@ def test_a_watch_sees_what_is_written_after_it_looked(log: Path) -> None:
     assert watch.found()
 
 
-def test_a_watch_sees_a_line_without_end(log: Path) -> None:
+def test_a_watch_sees_a_line_without_end(log: Path, watching: Watching) -> None:
     write(log, "ready> ")
 
-    assert LogWatch(log, "^ready> $").found()
+    assert watching(log, "^ready> $").found()
 
 
-def test_a_watch_looks_at_a_line_once(log: Path) -> None:
-    watch = LogWatch(log, "ready")
+def test_a_watch_looks_at_a_line_once(log: Path, watching: Watching) -> None:
+    watch = watching(log, "ready")
     write(log, "ready\n")
 
     assert watch.found()
     assert not watch.found()
 
 
-def test_a_watch_follows_over_moves(log: Path) -> None:
-    watch = LogWatch(log, "ready")
+def test_a_watch_follows_over_moves(log: Path, watching: Watching) -> None:
+    watch = watching(log, "ready")
     for _ in range(3):
         write(log, "noise noise\n")
         assert not watch.found()
@@ -185,8 +198,8 @@ def test_a_watch_follows_over_moves(log: Path) -> None:
     assert watch.found()
 
 
-def test_a_watch_gets_through_a_flood(log: Path) -> None:
-    watch = LogWatch(log, "ready")
+def test_a_watch_gets_through_a_flood(log: Path, watching: Watching) -> None:
+    watch = watching(log, "ready")
     write(log, "noise\n" * 500_000 + "ready\n")
 
     assert any(watch.found() for _ in range(4))

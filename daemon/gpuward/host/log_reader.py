@@ -7,12 +7,19 @@ only what was both written and overwritten between two calls. Writes nothing, de
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from gpuward.host.logs import BLOCK_BYTES, decoded, split_lines
+from gpuward.host.logs import decoded
+
+BLOCK_BYTES: Final = 256 * 1024
+LINE_BYTES_MAX: Final = 4096
+"""What stands behind this in one line is not looked at: an endless line must not become endless memory."""
+
+WATCH_BYTES_MAX: Final = 1024 * 1024
 
 
 class LogReader:
@@ -38,7 +45,7 @@ class LogReader:
         """Return the lines that have been finished since the last call, the first 4096 bytes of each."""
         read_bytes = 0
         for block in self._blocks():
-            *whole, self._rest = split_lines(self._rest, block)
+            *whole, self._rest = _split(self._rest, block)
             yield from map(decoded, whole)
             read_bytes += len(block)
             if max_bytes is not None and read_bytes >= max_bytes:
@@ -86,6 +93,33 @@ class LogReader:
         self.close()
         self._file = opened
         return True
+
+
+class LogWatch:
+    """Looks for a pattern in what was written since it last looked."""
+
+    def __init__(self, path: Path, pattern: str) -> None:
+        """Watch the capture at ``path``, from its first byte kept, for the regular expression ``pattern``."""
+        self._reader = LogReader(path)
+        self._pattern = re.compile(pattern)
+
+    def found(self) -> bool:
+        """Whether a line has matched; reads about 1 MiB, so what a flood wrote is looked at over several calls."""
+        if any(self._pattern.search(line) for line in self._reader.lines(WATCH_BYTES_MAX)):
+            return True
+        return bool(self._pattern.search(self._reader.last_line()))  # a prompt that waits for input has no end of line
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._reader.close()
+
+
+def _split(rest: bytes, block: bytes) -> list[bytes]:
+    """Return the lines of ``rest`` + ``block``, the unfinished one last; each cut where nobody looks any more.
+
+    A carriage return ends a line too: progress bars use it.
+    """
+    return [line[:LINE_BYTES_MAX] for line in (rest + block.replace(b"\r", b"\n")).split(b"\n")]
 
 
 def _stat(path: Path) -> os.stat_result | None:

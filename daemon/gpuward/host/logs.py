@@ -11,18 +11,12 @@ file behind misses that move, and what it had not read is gone anyway.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-BLOCK_BYTES: Final = 256 * 1024
-LINE_BYTES_MAX: Final = 4096
-"""What stands behind this in one line is not looked at: an endless line must not become endless memory."""
-
-WATCH_BYTES_MAX: Final = 1024 * 1024
 CHARACTER_BYTES_MAX: Final = 4
 OPEN_ATTEMPTS: Final = 3
 
@@ -61,27 +55,6 @@ def read_from(path: Path | str, offset: int, max_bytes: int) -> Chunk:
     with _opened(path) as stream:
         start = stream.resolve(offset)
         return _chunk(stream.read(start, max(max_bytes, CHARACTER_BYTES_MAX)), start, stream.size)
-
-
-class LogWatch:
-    """Looks for a pattern in what was written since it last looked."""
-
-    def __init__(self, path: Path | str, pattern: str) -> None:
-        """Watch the capture at ``path``, from its first byte, for the regular expression ``pattern``."""
-        self._path = path
-        self._pattern = re.compile(pattern)
-        self._offset = 0
-        self._rest = b""
-
-    def found(self) -> bool:
-        """Whether a line has matched; reads at most 1 MiB, so what a flood wrote is looked at over several calls."""
-        with _opened(self._path) as stream:
-            start = stream.resolve(self._offset)
-            fresh = stream.read(start, WATCH_BYTES_MAX)
-        self._offset = start + len(fresh)
-        *whole, self._rest = split_lines(self._rest, fresh)
-        # a prompt that waits for input has no end of line
-        return any(self._pattern.search(decoded(line)) for line in (*whole, self._rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +130,6 @@ def _last_lines(data: bytes, begin: int, lines: int) -> int:
         if position < 0:
             return begin
     return position + 1
-
-
-def split_lines(rest: bytes, block: bytes) -> list[bytes]:
-    """Return the lines of ``rest`` + ``block``, the unfinished one last; each cut where nobody looks any more.
-
-    A carriage return ends a line too: progress bars use it.
-    """
-    return [line[:LINE_BYTES_MAX] for line in (rest + block.replace(b"\r", b"\n")).split(b"\n")]
 
 
 def decoded(line: bytes) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from gpuward.engines.launch import Readiness
-from gpuward.host.logs import LogWatch
+from gpuward.host.log_reader import LogWatch
 from gpuward.host.probe import check
 
 PAUSE_FIRST_S = 0.1
@@ -30,16 +31,19 @@ async def until_ready(
         missed(f"counts as ready {readiness.after_s:g} s after its start")
         await asyncio.sleep(max(0.0, started_s + readiness.after_s - time.monotonic()))
         return
-    watch = LogWatch(log, readiness.log_pattern) if readiness.log_pattern is not None else None
-    pause_s = PAUSE_FIRST_S
-    while True:
-        if watch is not None:
-            ready, reason = watch.found(), f"waits for a line of output that matches {readiness.log_pattern!r}"
-        else:
-            result = await check(readiness, tree, TIMEOUT_S)
-            ready, reason = result.ready, result.reason
-        if ready:
-            return
-        missed(reason)
-        await asyncio.sleep(pause_s)
-        pause_s = min(PAUSE_MAX_S, pause_s * 1.3)
+    with ExitStack() as opened:
+        watch = None
+        if readiness.log_pattern is not None:
+            watch = opened.enter_context(closing(LogWatch(log, readiness.log_pattern)))
+        pause_s = PAUSE_FIRST_S
+        while True:
+            if watch is not None:
+                ready, reason = watch.found(), f"waits for a line of output that matches {readiness.log_pattern!r}"
+            else:
+                result = await check(readiness, tree, TIMEOUT_S)
+                ready, reason = result.ready, result.reason
+            if ready:
+                return
+            missed(reason)
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_MAX_S, pause_s * 1.3)
