@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 from gpuward import __version__
+from gpuward.host.process_setup import open_standard_streams
 
 EX_CONFIG = 78
 """Exit code for a configuration that cannot be used (sysexits.h); systemd is told not to try again."""
@@ -87,6 +90,8 @@ def put_in_place(arguments: argparse.Namespace) -> int:
 
 def run_daemon(arguments: argparse.Namespace) -> None:
     """Run until told to stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # kept until the daemon can answer it
+    open_standard_streams()
     # structlog imports rich where it is installed, and the daemon never draws: 5 MiB of its 50.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     from gpuward.app import Options, run
@@ -103,7 +108,8 @@ def run_daemon(arguments: argparse.Namespace) -> None:
     try:
         run(options)
     except CannotRun as error:
-        print(_for_stderr(f"gpuward: {error}"), file=sys.stderr)  # noqa: T201 - the log is not open yet
+        with suppress(OSError):  # the exit code says it too
+            print(_for_stderr(f"gpuward: {error}"), file=sys.stderr, flush=True)  # noqa: T201 - the log is not open yet
         sys.exit(EX_CONFIG if error.permanent else 1)
 
 

@@ -26,7 +26,7 @@ from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
 from gpuward.host.cgroups import Host, find_cgroups
-from gpuward.host.daemon_log import open_log
+from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import AlreadyLocked, lock_directory
@@ -71,10 +71,10 @@ def run(options: Options) -> None:
     """Run the daemon until it is told to stop; CannotRun where it cannot begin."""
     settings = _settings(options.config)
     places = _places(options, settings)
-    log = open_log(settings.logging.level, settings.logging.format)
+    log, log_target = open_log(settings.logging.level, settings.logging.format)
     locks = _take(places)
     try:
-        replaced = asyncio.run(_run(options, settings, places, log))
+        replaced = asyncio.run(_run(options, settings, places, (log, log_target)))
     finally:
         for fd in locks:
             os.close(fd)
@@ -82,8 +82,11 @@ def run(options: Options) -> None:
         replace()
 
 
-async def _run(options: Options, settings: HostSettings, places: Places, log: FilteringBoundLogger) -> bool:
+async def _run(
+    options: Options, settings: HostSettings, places: Places, opened: tuple[FilteringBoundLogger, LogTarget]
+) -> bool:
     """Live; return whether the installed program is to go on in this process."""
+    log, log_target = opened
     control = settings.control
     server = Server(places.socket, group=control.group, max_message_bytes=control.max_message_bytes)
     try:
@@ -91,7 +94,9 @@ async def _run(options: Options, settings: HostSettings, places: Places, log: Fi
     except (SocketInUse, OSError) as error:
         raise CannotRun(str(error), permanent=False) from None
     try:
-        daemon = Daemon(Notify(), simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1)
+        daemon = Daemon(
+            Notify(), log_target, simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1
+        )
         parts = build(
             options,
             settings,

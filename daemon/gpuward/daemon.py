@@ -15,9 +15,10 @@ from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
+from gpuward.host.daemon_log import LogTarget
 from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import become_subreaper, raise_file_limit, reap
+from gpuward.host.process_setup import become_subreaper, has_terminal, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
 from gpuward.planning import read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
@@ -60,8 +61,10 @@ class Daemon:
     _parts: Parts
     _takeover: Takeover
 
-    def __init__(self, notify: Notify, *, simulate: str | None, sample_within_s: float) -> None:
+    def __init__(self, notify: Notify, log_target: LogTarget, *, simulate: str | None, sample_within_s: float) -> None:
         self._notify = notify
+        self._log_target = log_target
+        self._had_terminal = has_terminal()
         self._simulate = simulate
         self._sample_within_s = sample_within_s
         self._first_sample = asyncio.Event()
@@ -208,8 +211,9 @@ class Daemon:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         loop.add_signal_handler(signal.SIGCHLD, reap)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
 
     def _stop(self) -> None:
         self._stops += 1
@@ -251,6 +255,15 @@ class Daemon:
         pools = self._parts.supervisor.state.pools.values()
         return sum(pool.stop_timeout_s for pool in pools) + 30.0
 
+    def _hang_up(self) -> None:
+        """SIGHUP: somebody asks to reload, or the terminal that the daemon was started on is gone and nobody does."""
+        if self._had_terminal and not has_terminal():
+            self._had_terminal = False
+            reason = "the terminal was closed; gpuward and its workers keep running (kill -TERM stops them in order)"
+            self._parts.supervisor.journal.note("terminal-closed", reason, level="warning")
+        else:
+            self._reload()
+
     def _reload(self) -> None:
         self._notify.reloading()
         try:
@@ -263,9 +276,22 @@ class Daemon:
     def _on_turn(self) -> None:
         """Tell systemd that the loop goes round, from the loop itself."""
         self._tell_set_aside()
+        self._tell_lost_log()
         self._look_for_directories(time.monotonic())
         self._notify.turned(time.monotonic())
         self._notify.status(self._status_line())
+
+    def _tell_lost_log(self) -> None:
+        """Have ``status`` say that the daemon's own log cannot be written, for as long as that is so."""
+        log, supervisor = self._log_target, self._parts.supervisor
+        log.flush()
+        if not log.trouble:
+            supervisor.notices.pop("log-lost", None)
+            return
+        reason = f"gpuward's own log cannot be written ({log.trouble}): {log.dropped} lines lost so far"
+        if "log-lost" not in supervisor.notices:
+            supervisor.journal.note("log-lost", reason, level="warning")
+        supervisor.notices["log-lost"] = f"{reason}; gpuctl events has the newest"
 
     def _look_for_directories(self, now_s: float) -> None:
         """Notice a living run whose directory somebody deleted: the next daemon could not take it over."""

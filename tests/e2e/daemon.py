@@ -75,8 +75,13 @@ class DaemonUnderTest:
         wait: bool = True,
         config: str = "",
         under: Sequence[str] = (),
+        stderr: int | None = None,
+        before_exec: Callable[[], object] | None = None,
     ) -> None:
-        """Start a daemon; ``fleet`` is a file, or the text of a TOML file; ``under``: words before the program's."""
+        """Start a daemon; ``fleet`` is a file, or the text of a TOML file; ``under``: words before the program's.
+
+        ``stderr``: where its log goes, ``daemon.log`` otherwise. ``before_exec`` is called in the child.
+        """
         if isinstance(fleet, str):
             fleet = self.write("fleet.toml", fleet)
         words: list[str | Path] = [
@@ -100,7 +105,14 @@ class DaemonUnderTest:
             ),
         ]
         with (self.root / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, env=self.environment, cwd=self.root)
+            self.process = subprocess.Popen(
+                words,
+                stdout=log,
+                stderr=log if stderr is None else stderr,
+                env=self.environment,
+                cwd=self.root,
+                preexec_fn=before_exec,  # noqa: PLW1509 - no test has threads here
+            )
         if wait:
             eventually(self.answers, within_s=ANSWERS_WITHIN_S)
 

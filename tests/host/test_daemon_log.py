@@ -14,7 +14,7 @@ from gpuward.host.daemon_log import journal_message
 LOGS = """
 import sys
 from gpuward.host.daemon_log import open_log
-open_log("info", sys.argv[1]).warning("worker-backoff", worker="decode/0", run=3, cause="hang", reason="waits 2 s")
+open_log("info", sys.argv[1])[0].warning("worker-backoff", worker="decode/0", run=3, cause="hang", reason="waits 2 s")
 """
 
 

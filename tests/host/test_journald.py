@@ -86,7 +86,7 @@ def test_what_a_full_journal_does_not_take_is_counted_and_told_with_the_next_mes
     sender.send(encode({"KIND": "after"}))
 
     assert fields_of(journal.recv(65536)) == {"KIND": "after", "DROPPED_BEFORE": "3"}
-    assert sender.dropped == 0
+    assert (sender.dropped, sender.trouble) == (3, "")
 
 
 def test_a_journal_that_is_gone_costs_messages_and_nothing_else(tmp_path: Path) -> None:

@@ -1,31 +1,52 @@
-"""The daemon's own log by structlog: fields to the journal, pretty on a terminal, JSON lines elsewhere."""
+"""The daemon's own log by structlog: fields to the journal, pretty on a terminal, JSON lines elsewhere.
+
+Nothing that it is written to can end or delay the daemon: what is not taken is dropped and counted.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from gpuward.host.journald import PRIORITIES, JournalSocket, encode, is_journal
+from gpuward.host.log_sink import LogSink
 
 Style = Literal["auto", "journal", "json", "console"]
 
+LogTarget: TypeAlias = LogSink | JournalSocket
+"""Where the log goes; its ``dropped`` and ``trouble`` tell what was lost there."""
 
-def open_log(level: str, style: Style) -> FilteringBoundLogger:
-    """Configure structlog for the process and return its logger.
 
-    Where ``journal`` is asked for and there is none, the log says so and goes on as JSON lines.
+def open_log(level: str, style: Style) -> tuple[FilteringBoundLogger, LogTarget]:
+    """Configure structlog for the process; return its logger, and where that writes to.
+
+    Standard error is replaced by a stream that never blocks and never raises, for everything else that writes there.
+    Where ``journal`` is asked for and there is none, the log says so and is written as JSON lines.
     """
     wanted = _fitting() if style == "auto" else style
     missing = wanted == "journal" and not JournalSocket.present()
-    log = _configured(level, "json" if missing else wanted)
+    kind = "json" if missing else wanted
+    sink = LogSink(2, _loss_as_json if kind == "json" else _loss_as_text)
+    sys.stderr = sink  # what a text stream must have for print and tracebacks
+    target: LogTarget = JournalSocket() if kind == "journal" else sink
+    log = _configured(level, kind, target)
     if missing:
         log.warning("log-format", reason='logging.format is "journal" and there is no journal here: JSON lines instead')
-    return log
+    return log, target
+
+
+def _loss_as_text(lines: int) -> str:
+    return f"gpuward: {lines} lines of this log were lost before this one"
+
+
+def _loss_as_json(lines: int) -> str:
+    return json.dumps({"event": "log-lost", "level": "warning", "lines": lines})
 
 
 def _fitting() -> Style:
@@ -36,10 +57,10 @@ def _fitting() -> Style:
     return "journal" if ours else "json"
 
 
-def _configured(level: str, style: Style) -> FilteringBoundLogger:
-    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
-    if style == "journal":
-        factory = JournalLogger
+def _configured(level: str, style: Style, target: LogTarget) -> FilteringBoundLogger:
+    factory: Any = structlog.WriteLoggerFactory(file=target)  # type: ignore[arg-type]
+    if isinstance(target, JournalSocket):
+        factory = JournalLogger(target)
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, *_last(style)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -63,9 +84,12 @@ def _last(style: Style) -> list[Processor]:
 class JournalLogger:
     """What structlog ends in: every level is one `send`, the priority is a field of the message."""
 
-    def __init__(self, *_: object) -> None:
-        self.socket = JournalSocket()
-        self.debug = self.info = self.warning = self.error = self.critical = self.socket.send
+    def __init__(self, socket: JournalSocket) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = socket.send
+
+    def __call__(self, *_: object) -> JournalLogger:
+        """Return itself: structlog asks for one per logger, and there is one socket."""
+        return self
 
 
 def journal_message(_: object, level: str, event: EventDict) -> bytes:

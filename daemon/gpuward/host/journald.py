@@ -48,10 +48,15 @@ def _field(name: str, value: str) -> bytes:
 
 
 class JournalSocket:
-    """The journal's datagram socket. ``dropped`` counts messages that it did not take since the last one it took."""
+    """The journal's datagram socket.
+
+    ``dropped``: messages that it did not take; ``trouble``: why not the newest one, empty where it took that.
+    """
 
     def __init__(self, path: str = SOCKET) -> None:
         self.dropped = 0
+        self.trouble = ""
+        self._untold = 0
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
@@ -63,13 +68,19 @@ class JournalSocket:
 
     def send(self, message: bytes) -> None:
         """Send one encoded message, or count it."""
-        lost = b"DROPPED_BEFORE=%d\n" % self.dropped if self.dropped else b""
+        lost = b"DROPPED_BEFORE=%d\n" % self._untold if self._untold else b""
         try:
             self._socket.sendto(message + lost, self._path)
-        except OSError:
+        except OSError as error:
             self.dropped += 1
+            self._untold += 1
+            self.trouble = f"the journal does not take it: {error.strerror}"
         else:
-            self.dropped = 0
+            self._untold = 0
+            self.trouble = ""
+
+    def flush(self) -> None:
+        """Do nothing: no message waits here."""
 
     def close(self) -> None:
         """Close the socket."""

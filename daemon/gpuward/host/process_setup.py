@@ -1,10 +1,11 @@
-"""What the daemon sets for its own process: subreaper, file limit, locks on its directories, reaping."""
+"""What the daemon sets for its own process: descriptors, subreaper, file limit, directory locks, reaping."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,26 @@ def become_subreaper() -> None:
     """Orphans of a killed keeper come to this process instead of init, so they can be reaped (prctl(2))."""
     with suppress(OSError):
         prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def open_standard_streams() -> None:
+    """Give a process that was started with closed standard streams /dev/null for each: no other file gets 0, 1 or 2."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that was closed is none any more (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def raise_file_limit() -> None:

@@ -7,6 +7,7 @@ go on. Descriptors are closed on exec, and with them every lock goes: the new pr
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import NoReturn
@@ -32,7 +33,11 @@ def installed_version() -> str:
 
 
 def replace() -> NoReturn:
-    """Become the installed program; OSError where the interpreter is gone."""
+    """Become the installed program; OSError where the interpreter is gone.
+
+    A signal that comes before that program listens waits for it: the mask outlives exec.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
 
 
