@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -47,6 +47,9 @@ from gpuward.running.traces import Traces
 
 MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})
 """Phases in which the GPUs are sampled more often."""
+
+
+GOAL_NOT_SAVED = "goal-not-saved"
 
 
 class Supervisor:
@@ -186,6 +189,8 @@ class Supervisor:
         ]
         for old, new in moved:
             if old is None or _essence(old) != _essence(new):
+                if old is None or old.goal is not new.goal:
+                    self._record_goal(new)
                 durable = old is None or (old.goal, old.device_uuids) != (new.goal, new.device_uuids)
                 self._record(new, durable=durable)
         if before.rolls != self.state.rolls:
@@ -201,6 +206,24 @@ class Supervisor:
             self.operations.look(self.state)
             moving = any(worker.phase in MEMORY_MOVES for worker in self.state.workers.values())
             self._equipment.sampler.hurry(wanted=moving)
+
+    def _record_goal(self, worker: Worker) -> None:
+        try:
+            with around("save goal"):
+                self._equipment.records.save_goal(worker)
+        except OSError as error:
+            reason = (
+                f"cannot save that {worker.name} is wanted {worker.goal} ({error.strerror}): "
+                "a new daemon would not know; free space, then give the command again"
+            )
+            self.notice(GOAL_NOT_SAVED, reason, worker.name)
+        else:
+            self.notice(GOAL_NOT_SAVED, "", worker.name)
+
+    def unsaved_goals(self, workers: Iterable[str]) -> list[str]:
+        """Sentences on those of these workers whose goal could not be saved."""
+        known = (self.notices.get(f"{GOAL_NOT_SAVED} {name}") for name in workers)
+        return [reason for reason in known if reason is not None]
 
     def _record(self, worker: Worker, *, durable: bool) -> None:
         try:

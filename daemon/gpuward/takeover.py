@@ -40,7 +40,7 @@ class Takeover:
             for name, record in records.load_workers().items()
         }
         found = found_runs(self._equipment.runs)
-        taken = take_over(pools, recorded, found, records.wanted_down(), now_s)
+        taken = take_over(pools, recorded, found, records.goals(), now_s)
         self._started_as = {run.worker: run.pool for run in found if run.pool is not None}
         self._supervisor.adopt(taken.pools, taken.workers, stored.rolls if stored is not None else {})
         for note in taken.notes:

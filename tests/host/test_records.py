@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ WORKER = Worker(
     definition="abc",
     last_exit=LastExit(run=4, cause="crash", code=None, signal=9, at=12.5, evidence=("line",)),
 )
+STOPPED = Worker(name="m/1", pool="m", index=1, goal=Goal.DOWN)
 FLEET = StoredFleet(
     version=VERSION, revision=3, source="f", digest="d", applied_at=1.0, fleet=Fleet(pools=(Pool(name="m"),))
 )
@@ -76,23 +78,41 @@ def test_a_second_broken_file_does_not_replace_the_first(records: Records) -> No
     assert sorted(path.name for path in path_of(records).parent.iterdir()) == ["0.json.broken-1", "0.json.broken-2"]
 
 
-def test_a_worker_that_is_wanted_down_is_known_without_its_record(records: Records) -> None:
-    records.save_worker(Worker(name="m/1", pool="m", index=1, goal=Goal.DOWN), "boot", durable=True)
-    records.save_worker(WORKER, "boot", durable=True)
+def test_what_the_operator_wants_is_known_without_the_record(records: Records) -> None:
+    records.save_worker(STOPPED, "boot", durable=True)
+    records.save_goal(STOPPED)
+    records.save_goal(replace(STOPPED, name="m/2", goal=Goal.UP))
     (records.root / "workers" / "m" / "1.json").write_bytes(b"garbage")
 
-    assert records.wanted_down() == {"m/1"}
+    assert records.goals() == {"m/1": Goal.DOWN, "m/2": Goal.UP}
 
 
-def test_a_worker_that_is_wanted_up_again_is_marked_no_more(records: Records) -> None:
-    for goal in (Goal.DOWN, Goal.UP):
-        records.save_worker(Worker(name="m/1", pool="m", index=1, goal=goal), "boot", durable=True)
+def test_a_goal_is_written_over_in_its_place(records: Records) -> None:
+    path = records.root / "workers" / "m" / "1.goal"
+    sizes = []
+    for goal in (Goal.UP, Goal.DOWN, Goal.UP):
+        records.save_goal(replace(STOPPED, goal=goal))
+        sizes.append((path.stat().st_ino, path.stat().st_size))
 
-    assert records.wanted_down() == frozenset()
+    assert len(set(sizes)) == 1
+    assert records.goals() == {"m/1": Goal.UP}
+
+
+def test_a_mark_of_an_earlier_version_counts_until_the_goal_is_saved(records: Records) -> None:
+    mark = records.root / "workers" / "m" / "1.down"
+    mark.parent.mkdir()
+    mark.touch()
+
+    before = records.goals()
+    records.save_goal(replace(STOPPED, goal=Goal.UP))
+
+    assert before == {"m/1": Goal.DOWN}
+    assert records.goals() == {"m/1": Goal.UP}
 
 
 def test_a_forgotten_worker_leaves_nothing(records: Records) -> None:
-    records.save_worker(Worker(name="m/1", pool="m", index=1, goal=Goal.DOWN), "boot", durable=True)
+    records.save_worker(STOPPED, "boot", durable=True)
+    records.save_goal(STOPPED)
 
     records.forget("m/1")
 

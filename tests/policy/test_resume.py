@@ -25,13 +25,13 @@ def a_run(**known: object) -> FoundRun:
 def test_a_record_that_knows_its_living_run_is_taken_as_it_is() -> None:
     worker = a_worker(definition="abc")
 
-    taken = take_over({"m": POOL}, {"m/0": worker}, [a_run()], (), now_s=9.0)
+    taken = take_over({"m": POOL}, {"m/0": worker}, [a_run()], {}, now_s=9.0)
 
     assert (dict(taken.workers), taken.notes) == ({"m/0": worker}, ())
 
 
 def test_a_living_run_without_a_record_is_taken_over_with_its_number_its_gpus_and_its_port() -> None:
-    taken = take_over({"m": POOL}, {}, [a_run()], (), now_s=9.0)
+    taken = take_over({"m": POOL}, {}, [a_run()], {}, now_s=9.0)
 
     worker = taken.workers["m/0"]
     assert (worker.phase, worker.goal, worker.run, worker.run_uuids) == (Phase.STARTING, Goal.UP, 3, ("GPU-0",))
@@ -42,25 +42,25 @@ def test_a_living_run_without_a_record_is_taken_over_with_its_number_its_gpus_an
 def test_a_living_run_that_is_newer_than_its_record_wins_and_the_counters_stay() -> None:
     older = a_worker(run=2, phase=Phase.BACKOFF, restarts=7, failures=(1.0, 2.0))
 
-    worker = take_over({"m": POOL}, {"m/0": older}, [a_run()], (), now_s=9.0).workers["m/0"]
+    worker = take_over({"m": POOL}, {"m/0": older}, [a_run()], {}, now_s=9.0).workers["m/0"]
 
     assert (worker.phase, worker.run, worker.restarts, worker.failures) == (Phase.STARTING, 3, 7, (1.0, 2.0))
 
 
 def test_a_living_run_of_a_worker_that_is_marked_down_is_stopped() -> None:
-    worker = take_over({"m": POOL}, {}, [a_run()], {"m/0"}, now_s=9.0).workers["m/0"]
+    worker = take_over({"m": POOL}, {}, [a_run()], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
 
     assert (worker.phase, worker.goal, worker.then) == (Phase.DRAINING, Goal.DOWN, "stop")
 
 
 def test_a_lost_record_of_a_worker_that_was_stopped_keeps_it_stopped() -> None:
-    worker = take_over({"m": POOL}, {}, [a_run(kept=False)], {"m/0"}, now_s=9.0).workers["m/0"]
+    worker = take_over({"m": POOL}, {}, [a_run(kept=False)], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
 
     assert (worker.phase, worker.goal, worker.run) == (Phase.STOPPED, Goal.DOWN, 3)
 
 
 def test_a_lost_record_of_a_run_that_is_over_keeps_the_number_of_the_run() -> None:
-    worker = take_over({"m": POOL}, {}, [a_run(kept=False)], (), now_s=9.0).workers["m/0"]
+    worker = take_over({"m": POOL}, {}, [a_run(kept=False)], {}, now_s=9.0).workers["m/0"]
 
     assert (worker.phase, worker.goal, worker.run) == (Phase.BLOCKED, Goal.UP, 3)
 
@@ -68,7 +68,7 @@ def test_a_lost_record_of_a_run_that_is_over_keeps_the_number_of_the_run() -> No
 def test_a_worker_that_is_not_in_the_fleet_comes_with_the_pool_it_was_started_from() -> None:
     other = Pool(name="old", model="org/m", stop_timeout_s=3.0)
 
-    taken = take_over({"m": POOL}, {}, [a_run(worker="old/1", pool=other)], (), now_s=9.0)
+    taken = take_over({"m": POOL}, {}, [a_run(worker="old/1", pool=other)], {}, now_s=9.0)
 
     assert (list(taken.workers), taken.pools["old"]) == (["old/1"], other)
 
@@ -101,6 +101,28 @@ def test_after_a_boot_a_wanted_worker_starts_anew_and_a_stopped_one_does_not() -
 
 
 def test_a_record_of_a_version_without_definitions_gets_that_of_its_run() -> None:
-    worker = take_over({"m": POOL}, {"m/0": a_worker()}, [a_run()], (), now_s=9.0).workers["m/0"]
+    worker = take_over({"m": POOL}, {"m/0": a_worker()}, [a_run()], {}, now_s=9.0).workers["m/0"]
 
     assert worker.definition == "abc"
+
+
+def test_a_stop_whose_record_could_not_be_written_holds_for_the_next_daemon() -> None:
+    running = a_worker(phase=Phase.READY, goal=Goal.UP)
+
+    worker = take_over({"m": POOL}, {"m/0": running}, [a_run()], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
+
+    assert (worker.goal, worker.phase) == (Goal.DOWN, Phase.DRAINING)
+
+
+def test_a_start_whose_record_could_not_be_written_holds_too() -> None:
+    rests = a_worker(phase=Phase.STOPPED, goal=Goal.DOWN)
+
+    worker = take_over({"m": POOL}, {"m/0": rests}, [], {"m/0": Goal.UP}, now_s=9.0).workers["m/0"]
+
+    assert (worker.goal, worker.phase) == (Goal.UP, Phase.BLOCKED)
+
+
+def test_a_stopped_worker_stays_stopped_though_nothing_else_is_known_of_it() -> None:
+    worker = take_over({"m": POOL}, {}, [], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
+
+    assert (worker.goal, worker.phase) == (Goal.DOWN, Phase.STOPPED)

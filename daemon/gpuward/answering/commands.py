@@ -214,6 +214,9 @@ class Commands:
         asked = [(worker.name, events[op]()) for worker in workers]
         self._supervisor.command(lambda state, now_s: policy.step(state, asked, now_s))
         self._supervisor.operations.look(self._supervisor.state)
+        unsaved = self._supervisor.unsaved_goals(worker.name for worker in workers)
+        if unsaved:
+            raise Refusal("failed", f"{op} is under way, but {'; '.join(unsaved)}")
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 
     def _roll(self, args: ask.RollArgs) -> Document:

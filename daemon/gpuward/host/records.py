@@ -191,19 +191,36 @@ class Records:
     def save_worker(self, worker: Worker, boot_id: str, *, durable: bool) -> None:
         """Keep a worker's record; ``durable`` for what must survive a power cut (what the operator wants)."""
         path = self.root / "workers" / f"{worker.name}.json"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         record = StoredWorker(version=VERSION, boot_id=boot_id, worker=worker)
-        mark = path.with_suffix(".down")
-        if worker.goal is Goal.DOWN:
-            mark.touch()
         write_whole(path, msgspec.json.encode(record), durable=durable)
-        if worker.goal is Goal.UP:
-            mark.unlink(missing_ok=True)
 
-    def wanted_down(self) -> frozenset[str]:
-        """Workers that are marked as stopped by command, whatever has become of their records."""
-        marks = (self.root / "workers").glob("*/*.down")
-        return frozenset(f"{mark.parent.name}/{mark.stem}" for mark in marks)
+    def save_goal(self, worker: Worker) -> None:
+        """Keep what the operator wants of a worker, durably: a file of its own, written over in place.
+
+        It exists since the worker was new, so that a command keeps its word on a disk that has become full since.
+        """
+        path = self.root / "workers" / f"{worker.name}.goal"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            os.pwrite(fd, f"{worker.goal:<4}\n".encode(), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if not known:
+            path.with_suffix(".down").unlink(missing_ok=True)  # of versions before 0.2: an empty mark
+
+    def goals(self) -> dict[str, Goal]:
+        """What the operator wants of each worker, whatever has become of its record."""
+        goals: dict[str, Goal] = {}
+        for path in (self.root / "workers").glob("*/*.down"):
+            goals[f"{path.parent.name}/{path.stem}"] = Goal.DOWN
+        for path in (self.root / "workers").glob("*/*.goal"):
+            with suppress(OSError, ValueError):
+                goals[f"{path.parent.name}/{path.stem}"] = Goal(path.read_text(encoding="utf-8").strip())
+        return goals
 
     def add_run(self, worker: str, record: RunRecord, keep: int) -> None:
         """Keep the record of an ended run, and only the newest ``keep``."""
@@ -234,7 +251,7 @@ class Records:
 
     def forget(self, worker: str) -> None:
         """Drop what is kept of a worker that left the fleet; its history stays, for whoever asks why."""
-        for suffix in (".down", ".json"):
+        for suffix in (".down", ".goal", ".json"):
             (self.root / "workers" / f"{worker}{suffix}").unlink(missing_ok=True)
         with suppress(OSError):
             (self.root / "workers" / worker).parent.rmdir()

@@ -5,11 +5,12 @@ A keeper that lives proves its run, whatever the records say; `running` then tak
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gpuward.config.fleet import Pool
-from gpuward.policy.life import Goal, Next, Phase, Worker
+from gpuward.policy.life import Goal, Next, Phase, StartAsked, StopAsked, Worker
+from gpuward.policy.worker import step
 
 PROBE_AGAIN_S = 30.0
 """A start whose deadline passed while no daemon ran gets this long to prove that it became ready meanwhile."""
@@ -54,18 +55,20 @@ def take_over(
     fleet: Mapping[str, Pool],
     recorded: Mapping[str, Worker],
     found: Iterable[FoundRun],
-    wanted_down: Collection[str],
+    goals: Mapping[str, Goal],
     now_s: float,
 ) -> Takeover:
     """Put together what records and run directories tell.
 
     Workers that are not in the fleet are taken over too: what runs is supervised until it has been stopped in order.
+    ``goals``: what the operator wants, which holds whatever a record says: that may not have been written any more.
     """
     runs = {run.worker: run for run in found}
     workers: dict[str, Worker] = {}
     pools = dict(fleet)
     notes: list[Note] = []
-    for name in sorted({*recorded, *runs}, key=_by_pool_and_index):
+    down = {name for name, goal in goals.items() if goal is Goal.DOWN}
+    for name in sorted({*recorded, *runs, *down}, key=_by_pool_and_index):
         worker, run = recorded.get(name), runs.get(name)
         pool_name = name.rpartition("/")[0]
         started_as = run.pool if run is not None else None
@@ -73,12 +76,26 @@ def take_over(
         if run is not None and worker is not None and worker.run == run.run and not worker.definition:
             worker = replace(worker, definition=run.definition)  # a record of a version that had none
         if run is not None and (worker is None or (run.kept and (worker.run != run.run or not worker.alive))):
-            goal = Goal.DOWN if name in wanted_down else Goal.UP
-            worker = _from_its_run(worker, run, goal, pool, now_s)
+            worker = _from_its_run(worker, run, goals.get(name, Goal.UP), pool, now_s)
             notes.append(Note(kind="reconstructed", worker=name, reason=worker.reason))
-        assert worker is not None
-        workers[name] = worker
+        if worker is None:
+            worker = _stopped_without_a_record(name)
+        workers[name] = _with_goal(worker, goals.get(name, worker.goal), now_s)
     return Takeover(workers=workers, pools=pools, notes=tuple(notes))
+
+
+def _stopped_without_a_record(name: str) -> Worker:
+    pool, index = _by_pool_and_index(name)
+    return Worker(name=name, pool=pool, index=index, goal=Goal.DOWN, reason="stopped by command; its record was lost")
+
+
+def _with_goal(worker: Worker, goal: Goal, now_s: float) -> Worker:
+    """A worker whose goal was saved when its record could not be: it is on its way there."""
+    if goal is worker.goal:
+        return worker
+    reason = "stopped by command; its record could not be saved then" if goal is Goal.DOWN else "start asked"
+    event = StopAsked(reason) if goal is Goal.DOWN else StartAsked()
+    return step(worker, event, Pool(name=worker.pool), now_s)[0]
 
 
 def _from_its_run(worker: Worker | None, run: FoundRun, goal: Goal, pool: Pool, now_s: float) -> Worker:
