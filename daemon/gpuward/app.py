@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def run(options: Options) -> None:
     places = _places(options, settings)
     log, log_target = open_log(settings.logging.level, settings.logging.format)
     locks = _take(places)
+    _stamp(places, simulated=options.simulate is not None)
     try:
         replaced = asyncio.run(_run(options, settings, places, (log, log_target)))
     finally:
@@ -141,6 +143,9 @@ def _places(options: Options, settings: HostSettings) -> Places:
     runtime, state = runtime.absolute(), state.absolute()
     beside_state = None if options.state_dir else _from_systemd("LOGS_DIRECTORY")
     socket = options.socket or settings.control.socket or str(runtime / "control.sock")
+    if options.simulate is not None:  # what is simulated never lies where the host's own state is looked for
+        runtime = runtime if options.runtime_dir else runtime / "simulated"
+        state = state if options.state_dir else state / "simulated"
     return Places(
         runtime=runtime,
         state=state,
@@ -180,6 +185,20 @@ def _take(places: Places) -> list[int]:
     except OSError as error:
         message = f"cannot use {error.filename}: {error.strerror}; choose others with --state-dir and --runtime-dir"
         raise CannotRun(message, permanent=True) from None
+
+
+def _stamp(places: Places, *, simulated: bool) -> None:
+    """Mark the directories of a simulated host; CannotRun where they hold what is of the other kind."""
+    for path, option in ((places.state, "--state-dir"), (places.runtime, "--runtime-dir")):
+        mark = path / "simulated-host"
+        used = any((path / name).exists() for name in ("fleet.json", "instance", "runs"))
+        if used and mark.exists() != simulated:
+            kind, other = ("a simulated", "the real") if mark.exists() else ("a real", "a simulated")
+            message = f"cannot use {path} for {other} host: it holds what belongs to {kind} one; give another {option}"
+            raise CannotRun(message, permanent=True)
+        if simulated:
+            with suppress(OSError):  # a full disk: the next start will try again
+                mark.touch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,8 @@ class Daemon:
         self._tell_set_aside()
         if self._parts.fleets.stored is None:
             self._apply_first()
+        elif self._parts.fleets.drift_reason is not None:
+            journal.note("fleet-file", f"not applied: {self._parts.fleets.drift_reason}", level="warning")
         self._takeover.settle()
         self._parts.commands.open = True
         self._notify.ready(self._status_line())
