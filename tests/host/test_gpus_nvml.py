@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from gpuward.host.gpus import NoGpus, NvmlGpus, process_name
+from gpuward.host.gpus import NoGpus, NvmlGpus
 from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, Vitals
 from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
 
@@ -328,11 +328,3 @@ def test_no_gpus_is_good_only_because_it_was_asked_for() -> None:
 
     assert (snapshot.provider, snapshot.state, snapshot.gpus) == ("none", "ok", ())
     assert snapshot.reason == "the inventory provider is none"
-
-
-def test_a_process_that_is_gone_has_no_name() -> None:
-    assert process_name(2**22 + 1) == ""
-
-
-def test_a_process_is_named_by_program_and_arguments() -> None:
-    assert process_name(os.getpid()).startswith(("python", "pytest"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import grp
+import json
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -226,7 +227,7 @@ class Server:
     async def _serve_one(self, sender: list[bytes], request: Request, peer: Peer, dispatch: Dispatch) -> None:
         try:
             result = await dispatch(request, peer)
-            answer = _encoder.encode({"v": PROTOCOL_VERSION, "id": request.id, "ok": True, "result": result})
+            answer = _encoded({"v": PROTOCOL_VERSION, "id": request.id, "ok": True, "result": result})
         except Refusal as refusal:
             answer = _error(request.id, refusal.code, str(refusal), refusal.details)
         except Exception as error:
@@ -262,7 +263,7 @@ class Server:
         """Send an event to every subscriber; one that does not read loses it, and sees so by the gap in ``seq``."""
         if self._publisher is not None:
             with suppress(zmq.Again):
-                self._publisher.send_multipart([b"event", _encoder.encode(event)], flags=zmq.DONTWAIT)
+                self._publisher.send_multipart([b"event", _encoded(event)], flags=zmq.DONTWAIT)
 
     def close(self) -> None:
         """Close both sockets and remove their files; the lock goes with this process."""
@@ -282,9 +283,17 @@ class Server:
             self._lock = -1
 
 
+def _encoded(document: dict[str, Any]) -> bytes:
+    """JSON of a document; a character that cannot be sent (a lone surrogate) becomes a question mark."""
+    try:
+        return _encoder.encode(document)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(document), ensure_ascii=False).encode("utf-8", "replace")
+
+
 def _error(request_id: str | None, code: str, message: str, details: dict[str, Any] | None = None) -> bytes:
     error = {"code": code, "message": message, "details": details or {}}
-    return _encoder.encode({"v": PROTOCOL_VERSION, "id": request_id, "ok": False, "error": error})
+    return _encoded({"v": PROTOCOL_VERSION, "id": request_id, "ok": False, "error": error})
 
 
 def _return_address(frames: list[zmq.Frame]) -> list[bytes]:

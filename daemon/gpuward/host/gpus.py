@@ -9,15 +9,13 @@ import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Final, Literal, Protocol
 
 from gpuward.host.nvml import GPU_IS_LOST, RESET_REQUIRED, GpuIdentity, GpuMemory, Nvml, NvmlTrouble
 from gpuward.host.nvml_vitals import read_vitals
+from gpuward.host.processes import program
 from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, GpuHealth, GpuProcess, Snapshot, Vitals
-
-_NAME_MAX_CHARS: Final = 60
 
 
 class GpuProvider(Protocol):
@@ -47,17 +45,6 @@ class NoGpus:
 
     def close(self) -> None:
         """Nothing to let go."""
-
-
-def process_name(pid: int) -> str:
-    """Return what a process calls itself: its title, or program and arguments; "" where it is gone."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode("utf-8", "replace").split("\0")
-        if words != [""]:
-            return " ".join([PurePosixPath(words[0]).name or words[0], *words[1:]])[:_NAME_MAX_CHARS]
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +154,7 @@ class NvmlGpus:
     def _named(self, processes: dict[int, int | None]) -> tuple[GpuProcess, ...]:
         """A name once found is remembered while its process is listed."""
         return tuple(
-            GpuProcess(pid=pid, used_bytes=used_bytes, name=self._names.get(pid) or process_name(pid))
+            GpuProcess(pid=pid, used_bytes=used_bytes, name=self._names.get(pid) or program(pid))
             for pid, used_bytes in sorted(processes.items())
         )
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import psutil
 
-COMMAND_LINE_CHARS_MAX = 4096
+from gpuward.host.text import clean
+
+_INTERPRETERS = frozenset({"python", "sh", "bash", "dash", "node", "java", "perl", "ruby"})
+"""Programs whose own name says nothing: the script or module that they run does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a reason says of a process. ``user`` is a number where it has no name."""
+    """What a reason says of a process, printable. ``user`` is a number where it has no name.
+
+    ``name``: the program, of an interpreter with its script. Never more of the command line: keys stand there.
+    """
 
     user: str
     name: str
-    command_line: str
 
 
 @cache
@@ -123,13 +128,32 @@ def describe(pid: int) -> Description | None:
     """Return what can be said of a process; None where there is none."""
     try:
         process = psutil.Process(pid)
-        with process.oneshot():
-            words = " ".join(process.cmdline())[:COMMAND_LINE_CHARS_MAX]
-            return Description(process.username(), process.name(), words.strip())
+        return Description(clean(process.username()), program(pid) or "unknown")
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:
-        return Description("unknown", "unknown", "")
+        return Description("unknown", "unknown")
+
+
+def program(pid: int) -> str:
+    """Return what runs in a process, printable; empty where it is gone."""
+    words = _read(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0")
+    return program_of(words) or clean(os.fsdecode(_read(f"/proc/{pid}/comm").strip()))
+
+
+def program_of(words: list[bytes]) -> str:
+    """Return the title or the program of a command line, of an interpreter with its script or module, printable.
+
+    Never more of it: keys and passwords stand there.
+    """
+    first, *others = map(os.fsdecode, words)
+    name = first.rpartition("/")[2] if others else first
+    if others and name.rstrip("0123456789.") in _INTERPRETERS:
+        if others[0] == "-m" and len(others) > 1:
+            name = f"{name} -m {others[1]}"
+        elif not others[0].startswith("-"):
+            name = f"{name} {others[0].rpartition('/')[2]}"
+    return clean(name)
 
 
 def _read(path: str) -> bytes:

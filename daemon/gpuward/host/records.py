@@ -20,6 +20,7 @@ from msgspec import structs
 
 from gpuward.config.fleet import Fleet
 from gpuward.host.boundary import boundary
+from gpuward.host.text import encoded
 from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
 from gpuward.policy.operations import Operation
@@ -161,7 +162,7 @@ class Records:
 
     def save_fleet(self, stored: StoredFleet) -> None:
         """Keep a fleet, durably."""
-        write_whole(self.root / "fleet.json", msgspec.json.encode(stored), durable=True)
+        write_whole(self.root / "fleet.json", encoded(stored), durable=True)
 
     def load_gpus(self) -> StoredGpus:
         """Return which GPUs are out of service; none where that was never written or cannot be read."""
@@ -169,7 +170,7 @@ class Records:
 
     def save_gpus(self, stored: StoredGpus) -> None:
         """Keep which GPUs are out of service, durably."""
-        write_whole(self.root / "gpus.json", msgspec.json.encode(stored), durable=True)
+        write_whole(self.root / "gpus.json", encoded(stored), durable=True)
 
     def load_operations(self) -> StoredOperations:
         """Return the commands that were under way; none where nothing was written."""
@@ -177,7 +178,7 @@ class Records:
 
     def save_operations(self, stored: StoredOperations) -> None:
         """Keep the commands under way for the next daemon life, not for the next boot."""
-        write_whole(self.root / "operations.json", msgspec.json.encode(stored), durable=False)
+        write_whole(self.root / "operations.json", encoded(stored), durable=False)
 
     def load_workers(self) -> dict[str, StoredWorker]:
         """Return every worker's record by name."""
@@ -193,7 +194,7 @@ class Records:
         path = self.root / "workers" / f"{worker.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         record = StoredWorker(version=VERSION, boot_id=boot_id, worker=worker)
-        write_whole(path, msgspec.json.encode(record), durable=durable)
+        write_whole(path, encoded(record), durable=durable)
 
     def save_goal(self, worker: Worker) -> None:
         """Keep what the operator wants of a worker, durably: a file of its own, written over in place.
@@ -226,7 +227,7 @@ class Records:
         """Keep the record of an ended run, and only the newest ``keep``."""
         directory = self.root / "history" / worker
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / f"{record.run:08d}.json", msgspec.json.encode(record), durable=False)
+        write_whole(directory / f"{record.run:08d}.json", encoded(record), durable=False)
         for path in sorted(directory.glob("*.json"))[:-keep]:
             path.unlink(missing_ok=True)
 
@@ -235,14 +236,14 @@ class Records:
         path = self.root / "history" / worker / f"{run:08d}.json"
         record = self._load(path, RunRecord)
         if record is not None:
-            write_whole(path, msgspec.json.encode(structs.replace(record, step=step)), durable=False)
+            write_whole(path, encoded(structs.replace(record, step=step)), durable=False)
 
     def amend_exit(self, worker: str, exit_: LastExit) -> None:
         """Put more evidence into the record of an ended run; nothing where there is no such record."""
         path = self.root / "history" / worker / f"{exit_.run:08d}.json"
         record = self._load(path, RunRecord)
         if record is not None:
-            write_whole(path, msgspec.json.encode(structs.replace(record, exit=exit_)), durable=False)
+            write_whole(path, encoded(structs.replace(record, exit=exit_)), durable=False)
 
     def history(self, worker: str) -> list[RunRecord]:
         """Return the records of ended runs, newest first."""

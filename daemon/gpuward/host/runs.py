@@ -18,13 +18,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from gpuward.config.fleet import Pool
 from gpuward.host import keeper
 from gpuward.host.boundary import around
 from gpuward.host.cgroups import Seat
 from gpuward.host.processes import Identity, boot_id
+from gpuward.host.text import encoded
 
 SOCKET_PATH_MAX = 107  # unix(7): sun_path holds 108 bytes, the last is NUL
 SOCKET_NAME_MAX = 37  # "/" and a UUID, as vLLM names its own
@@ -222,7 +221,7 @@ class Runs:
         (directory / "argv").write_bytes(_entries(spec.argv))
         (directory / "environ").write_bytes(_entries(f"{key}={value}" for key, value in spec.environment.items()))
         if spec.pool is not None:
-            (directory / "pool").write_bytes(msgspec.json.encode(spec.pool))
+            (directory / "pool").write_bytes(encoded(spec.pool))
         pairs: list[tuple[str, object]] = [
             ("worker", spec.worker),
             ("run", spec.run),

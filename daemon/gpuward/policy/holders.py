@@ -10,7 +10,6 @@ from typing import Final, Literal
 from gpuward.policy.inventory import GpuProcess, Snapshot
 from gpuward.policy.life import Goal, KillOrphan, Phase, Worker
 
-COMMAND_CHARS_MAX: Final = 60
 GIB: Final = 1024**3
 
 
@@ -26,7 +25,7 @@ class Holder:
     worker: str = ""
     run: int = 0
     user: str = ""
-    command: str = ""
+    program: str = ""
 
 
 Holders = Mapping[int, Holder]
@@ -35,16 +34,14 @@ NOBODY: Holders = MappingProxyType({})
 
 
 def named(process: GpuProcess, holders: Holders) -> str:
-    """Name a process for a sentence: pid, user or worker, command, bytes."""
+    """Name a process for a sentence: pid, user or worker, program, bytes."""
     holder = holders.get(process.pid)
     size = f", {process.used_bytes / GIB:.1f} GiB" if process.used_bytes is not None else ""
     if holder is not None and holder.worker:
         run = f" run {holder.run}, an orphan" if holder.kind == "marked" else ""
         return f"pid {process.pid} ({holder.worker}{run}{size})"
-    if holder is not None and holder.command:
-        command = holder.command
-        shown = command if len(command) <= COMMAND_CHARS_MAX else f"{command[: COMMAND_CHARS_MAX - 3]}..."
-        return f"pid {process.pid} ({holder.user}: {shown}{size})"
+    if holder is not None and holder.program:
+        return f"pid {process.pid} ({holder.user}: {holder.program}{size})"
     return f"pid {process.pid} ({process.name or 'unknown'}{size})"
 
 

@@ -88,7 +88,7 @@ class Attribution:
         if mark is not None:
             return Holder(kind="marked", worker=mark[0], run=mark[1])
         described = describe(pid)
-        return Holder(kind="foreign", user=described.user, command=described.command_line) if described else STRANGER
+        return Holder(kind="foreign", user=described.user, program=described.name) if described else STRANGER
 
 
 STRANGER = Holder(kind="foreign")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from gpuward.host.gpus import process_name
 from gpuward.host.nvml_vitals import COMPUTE_MODES
+from gpuward.host.processes import program
 from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
 from gpuward.sim.claims import NO_PROCESS, Claim, ClaimReader, write_claim
 from gpuward.sim.gpu_faults import Faults, with_faults
@@ -174,7 +174,7 @@ class SimulatedGpus:
             reason = f"cannot list the simulated claims in {self._claims_dir}: {error.strerror}"
             return Snapshot(provider="simulated", state="unavailable", taken_at_s=taken_at_s, reason=reason)
         self._names = {
-            (claim.pid, claim.start_ticks): self._names.get((claim.pid, claim.start_ticks)) or process_name(claim.pid)
+            (claim.pid, claim.start_ticks): self._names.get((claim.pid, claim.start_ticks)) or program(claim.pid)
             for claim in claims
         }
         held = self._by_card(claims)
