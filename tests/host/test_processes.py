@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gpuward.host import processes
+from gpuward.host.program import program, program_of
 
 FAMILY = "import subprocess,sys; subprocess.Popen(['sh','-c','echo up; read x']); sys.stdin.read()"
 """The child says that it is up: until exec has ended, words and environment of a process are empty in /proc."""
@@ -118,7 +119,7 @@ def test_a_description_names_user_program_and_words(family: subprocess.Popen[byt
 
 
 @pytest.mark.parametrize(
-    ("words", "program"),
+    ("words", "shown"),
     [
         ([b"python3.11", b"/opt/x/train.py", b"--api-key", b"sk-1"], "python3.11 train.py"),
         ([b"python3", b"-m", b"vllm.entrypoints", b"--api-key=sk-1"], "python3 -m vllm.entrypoints"),
@@ -130,12 +131,12 @@ def test_a_description_names_user_program_and_words(family: subprocess.Popen[byt
         ([b""], ""),
     ],
 )
-def test_a_program_is_named_without_what_else_its_command_line_tells(words: list[bytes], program: str) -> None:
-    assert processes.program_of(words) == program
+def test_a_program_is_named_without_what_else_its_command_line_tells(words: list[bytes], shown: str) -> None:
+    assert program_of(words) == shown
 
 
 def test_a_process_that_is_gone_has_no_program() -> None:
-    assert processes.program(2**22 + 1) == ""
+    assert program(2**22 + 1) == ""
 
 
 def test_nobody_is_not_described() -> None:
