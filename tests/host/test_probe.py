@@ -196,6 +196,9 @@ def test_silence_ends_at_the_deadline(answers: Answers) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_100_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n",
     ],
 )
 def test_garbage_is_not_ready_and_raises_nothing(garbage: bytes) -> None:
@@ -203,6 +206,32 @@ def test_garbage_is_not_ready_and_raises_nothing(garbage: bytes) -> None:
 
     assert not result.ready
     assert result.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"data":' + b"[" * 100_000,
+        b'{"data":[{"id":"caf\xe9"}]}',
+        b'{"data":[{"id":"\\ud800"}]}',
+        b'{"data":[{"id":1' + b"0" * 5000 + b"}]}",
+        b'{"data":null}',
+    ],
+)
+def test_models_that_are_no_list_of_names_are_not_ready_and_raise_nothing(body: bytes) -> None:
+    framed = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    result = probed({"/health": OK, "/v1/models": framed}, model="llama")
+
+    assert not result.ready
+    assert len(result.reason) < 400
+
+
+def test_a_model_that_is_called_with_controls_is_shown_escaped() -> None:
+    result = probed({"/health": OK, "/v1/models": models("a\\u001b[2Jb")}, model="llama")
+
+    assert r"serves other models (a\x1b[2Jb)" in result.reason
 
 
 def test_a_readiness_without_url_is_not_for_this_probe() -> None:

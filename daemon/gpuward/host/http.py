@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpuward.engines.launch import Address
+from gpuward.host.text import clean
 
 STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 HEADER_BYTES_MAX: Final = 32 * 1024
 BODY_BYTES_MAX: Final = 1024 * 1024
+CHUNKS_MAX: Final = 4096
+CHUNK_LINE_BYTES_MAX: Final = 1024
+CHUNK_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
+SIZE_DIGITS_MAX: Final = 8
+READ_BYTES: Final = 64 * 1024
 
 
 class BadAnswer(Exception):
@@ -55,48 +61,112 @@ async def _ask(method: str, target: Address, framing: str, body: bytes, timeout_
                 + body
             )
             return await _answer(reader, str(writer.get_extra_info("peername")[0]))
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-            raise BadAnswer(f"an answer that is not HTTP/1.1 or is too long: {error}") from error
         finally:
             writer.transport.abort()  # nothing is left to say, and a peer that hangs must not hold us in close()
 
 
 async def _answer(reader: asyncio.StreamReader, peer: str) -> Answer:
-    head = await reader.readuntil(b"\r\n\r\n")
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError:
+        raise BadAnswer(f"headers of more than {HEADER_BYTES_MAX} bytes") from None
+    except asyncio.IncompleteReadError as error:
+        raise BadAnswer(f"no whole HTTP answer: {_shown(error.partial)}") from None
     status = STATUS.match(head)
     if status is None:
-        raise BadAnswer(f"an answer that is not HTTP: {head[:40]!r}")
+        raise BadAnswer(f"an answer that is not HTTP: {_shown(head)}")
     headers = head.lower().split(b"\r\n")[1:]
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(b":") for line in headers)}
-    return Answer(int(status[1]), await _body(reader, int(status[1]), fields), peer.removeprefix("::ffff:"))
+    body = _body_by(int(status[1]), fields)
+    while not body.whole:
+        received = await reader.read(READ_BYTES)
+        body.take(received)
+    return Answer(int(status[1]), bytes(body.content), peer.removeprefix("::ffff:"))
 
 
-async def _body(reader: asyncio.StreamReader, status: int, fields: dict[bytes, bytes]) -> bytes:
-    """Return the body as the headers frame it: none, in chunks, by length, or up to the end of the connection."""
+def _shown(raw: bytes) -> str:
+    return clean(repr(raw[:40])[1:]) if raw else "nothing came"
+
+
+def _body_by(status: int, fields: dict[bytes, bytes]) -> _Body:
+    """The body as the headers frame it: none, in chunks, by length, or up to the end of the connection."""
     if status in {204, 304}:
-        return b""
+        return _Sized(0)
     if b"chunked" in fields.get(b"transfer-encoding", b""):
-        return await _chunks(reader)
-    if b"content-length" in fields:
-        length = int(fields[b"content-length"])
-        if not 0 <= length <= BODY_BYTES_MAX:
-            raise BadAnswer(f"a body of {length} bytes, more than {BODY_BYTES_MAX}")
-        return await reader.readexactly(length)
-    body = b""
-    while chunk := await reader.read(HEADER_BYTES_MAX):
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise BadAnswer(f"a body of more than {BODY_BYTES_MAX} bytes")
-    return body
+        return _Chunked()
+    length = fields.get(b"content-length")
+    if length is None:
+        return _UntilTheEnd()
+    if not length.isdigit() or len(length) > SIZE_DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+        raise BadAnswer(f"a body of {_shown(length)} bytes, more than {BODY_BYTES_MAX}")
+    return _Sized(int(length))
 
 
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    body = b""
-    while True:
-        size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
-        if size == 0:
-            return body
-        if len(body) + size > BODY_BYTES_MAX:
+class _Body:
+    """What has come of a body. ``take`` gets what was received, empty at the end; BadAnswer where it is too much."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.whole = False
+
+    def take(self, received: bytes) -> None:
+        if not received:
+            raise BadAnswer(f"a body that ends after {len(self.content)} bytes")
+        self._add(received)
+
+    def _add(self, received: bytes | bytearray) -> None:
+        self.content += received
+        if len(self.content) > BODY_BYTES_MAX:
             raise BadAnswer(f"a body of more than {BODY_BYTES_MAX} bytes")
-        body += await reader.readexactly(size)
-        await reader.readexactly(2)
+
+
+class _Sized(_Body):
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+        self.whole = length == 0
+
+    def take(self, received: bytes) -> None:
+        super().take(received)
+        self.whole = len(self.content) >= self._length
+        del self.content[self._length :]
+
+
+class _UntilTheEnd(_Body):
+    def take(self, received: bytes) -> None:
+        self.whole = not received
+        self._add(received)
+
+
+class _Chunked(_Body):
+    """Chunks, at most `CHUNKS_MAX`: a million of one byte each would cost seconds to take apart (RFC 9112, 7.1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raw = bytearray()
+        self._chunks = 0
+
+    def take(self, received: bytes) -> None:
+        if not received:
+            raise BadAnswer(f"a body that ends after {len(self.content)} bytes")
+        self._raw += received
+        at = 0
+        while not self.whole and (line_end := self._raw.find(b"\r\n", at, at + CHUNK_LINE_BYTES_MAX)) >= 0:
+            size = _chunk_size(bytes(self._raw[at:line_end]))
+            after = line_end + 2 + size + 2
+            if size and after > len(self._raw):
+                break
+            self._add(self._raw[line_end + 2 : line_end + 2 + size])
+            at, self.whole, self._chunks = after, size == 0, self._chunks + 1
+            if self._chunks > CHUNKS_MAX:
+                raise BadAnswer(f"a body of more than {CHUNKS_MAX} chunks")
+        del self._raw[:at]
+        if not self.whole and len(self._raw) > BODY_BYTES_MAX + CHUNK_LINE_BYTES_MAX:
+            raise BadAnswer("a body that is not in chunks")
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip()
+    if not CHUNK_SIZE.fullmatch(digits) or int(digits, 16) > BODY_BYTES_MAX:
+        raise BadAnswer(f"a chunk of {_shown(digits)} bytes, more than {BODY_BYTES_MAX}")
+    return int(digits, 16)

@@ -16,6 +16,7 @@ import msgspec
 from gpuward.engines.launch import Address, Readiness, address
 from gpuward.host.http import BadAnswer, get
 from gpuward.host.ports import Socket, holder, listening, owners, reached
+from gpuward.host.text import clean
 
 MODELS_PATH: Final = "/v1/models"
 OK: Final = 200
@@ -99,9 +100,9 @@ async def _serves(model: str, target: Address, timeout_s: float) -> ProbeResult:
         return ProbeResult(False, f"GET {MODELS_PATH} on {where} answers {answer.status}, not 200")
     try:
         names = [entry.id for entry in msgspec.json.decode(answer.body, type=_Models).data]
-    except msgspec.MsgspecError as error:
-        return ProbeResult(False, f"GET {MODELS_PATH} on {where} answers no list of models: {error}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return ProbeResult(False, f"GET {MODELS_PATH} on {where} answers no list of models: {clean(str(error))}")
     if model.rstrip("/") in (name.rstrip("/") for name in names):
         return ProbeResult(True, f"{where} answers 200 from this run and serves {model}")
-    shown = ", ".join(names[:MODELS_SHOWN]) or "none"
+    shown = ", ".join(clean(name) for name in names[:MODELS_SHOWN]) or "none"
     return ProbeResult(False, f"{where} serves other models ({shown}), not {model}")

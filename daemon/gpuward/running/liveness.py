@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -27,6 +28,9 @@ PROGRESS: Final = re.compile(
 )
 REQUESTS: Final = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)", re.MULTILINE)
 """Names of vLLM 0.32.0; summed over the engines of one server."""
+
+NUMBER_CHARS_MAX: Final = 32
+COUNT_MAX: Final = 1e18
 
 
 async def until_hung(readiness: Readiness, pool: Callable[[], Pool | None]) -> str:
@@ -66,9 +70,25 @@ async def _counters(target: Address, limit_s: float) -> Look:
         answer = await get(replace(target, path="/metrics"), limit_s)
     except (OSError, TimeoutError, BadAnswer) as error:
         return Look(progress=None, said=str(error) or f"no answer within {limit_s:g} s")
-    counts = [float(match) for match in PROGRESS.findall(answer.body)]
-    requests = sum(int(float(match)) for match in REQUESTS.findall(answer.body))
+    return counters_of(answer.body)
+
+
+def counters_of(body: bytes) -> Look:
+    """What a body of ``/metrics`` tells; no progress where it is not told, or not in numbers."""
+    try:
+        counts = [_number(match) for match in PROGRESS.findall(body)]
+        requests = sum(int(_number(match)) for match in REQUESTS.findall(body))
+    except ValueError as error:
+        return Look(progress=None, said=str(error))
     return Look(progress=sum(counts) if counts else None, requests=requests)
+
+
+def _number(text: bytes) -> float:
+    """A counter's value; ValueError where it is none, or none that counts anything."""
+    value = float(text) if len(text) <= NUMBER_CHARS_MAX else math.nan
+    if not 0 <= value <= COUNT_MAX:
+        raise ValueError(f"a counter of {text[:NUMBER_CHARS_MAX].decode('ascii', 'replace')}")
+    return value
 
 
 async def _canary(target: Address, model: str, look: Look, limit_s: float) -> Look:
