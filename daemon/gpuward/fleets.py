@@ -46,9 +46,15 @@ class Fleets:
         """Revision of the applied fleet; 0 before the first."""
         return self.stored.revision if self.stored is not None else 0
 
-    def propose(self, source: FleetText) -> Proposal:
-        """Decode and plan a file against what runs now."""
-        return self.planner.propose(source, self._applied)
+    def propose(self, source: FleetText, *, prune: bool = False) -> Proposal:
+        """Decode and plan a file against what runs now; ``prune``: pools that it does not name are to go."""
+        return self.planner.propose(source, self._applied, prune=prune)
+
+    def changes_nothing(self, proposal: Proposal) -> bool:
+        """Whether the applied fleet says the same already, and every worker is as it says."""
+        if self.stored is None or proposal.fleet is None or proposal.fleet.pools != self.stored.fleet.pools:
+            return False
+        return all(change.action == "keep" for change in proposal.changes)
 
     def propose_scale(self, pool: str, workers: int) -> Proposal:
         """The applied fleet with another number of workers in one pool; KeyError where there is no such pool.
@@ -86,12 +92,24 @@ class Fleets:
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok
+        if self.stored is not None and self.changes_nothing(proposal):
+            return self._keep_revision(self.stored, proposal)
         applied = Applied(proposal.fleet, proposal.plan, proposal.changes, self.planner.ports(proposal.fleet))
-        stored = self._next(proposal.fleet, proposal.source)
+        stored = self._next(proposal.fleet, proposal.source, whole=not proposal.left)
         self._save(stored, unsaved=unsaved)
         self._become(stored, summary(proposal.changes))
         self._tell_unenforced(proposal.fleet)
         self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
+        self.look_for_drift()
+        return stored.revision
+
+    def _keep_revision(self, stored: StoredFleet, proposal: Proposal) -> int:
+        """Another text that says the same is no new revision; the file of the start may be this text now."""
+        source = proposal.source
+        digest = source.digest if source.text and not proposal.left else stored.digest
+        if digest != stored.digest:
+            self.stored = structs.replace(stored, digest=digest, source=source.name)
+            self._save(self.stored, unsaved=True)
         self.look_for_drift()
         return stored.revision
 
@@ -109,13 +127,13 @@ class Fleets:
         self.look_for_drift()
         return stored.revision
 
-    def _next(self, fleet: Fleet, source: FleetText) -> StoredFleet:
-        """The next revision; it goes on with what is being rolled."""
+    def _next(self, fleet: Fleet, source: FleetText, *, whole: bool = True) -> StoredFleet:
+        """The next revision; it goes on with what is being rolled. ``whole``: the fleet is what the file says."""
         return StoredFleet(
             version=VERSION,
             revision=self.revision + 1,
             source=source.name,
-            digest=source.digest if source.text else "",
+            digest=source.digest if source.text and whole else "",
             applied_at=time.time(),
             fleet=fleet,
             rolls=dict(self._supervisor.state.rolls),

@@ -18,7 +18,7 @@ from gpuward.policy.inventory import Snapshot
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
 from gpuward.policy.ports import assign, explicit_ports, problems
-from gpuward.policy.reload import Change, compare
+from gpuward.policy.reload import Change, compare, remarks_of_left, told_as_left, with_pools_left
 from gpuward.supervisor import Supervisor
 
 FILE_MAX_BYTES = 4 * 1024**2
@@ -40,12 +40,16 @@ class FleetText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A fleet that was decoded and planned; ``fleet`` is None where the file could not be decoded."""
+    """A fleet that was decoded and planned; ``fleet`` is None where the file could not be decoded.
+
+    ``left``: pools of it that are not in the file, and go on as they are.
+    """
 
     source: FleetText
     fleet: Fleet | None
     plan: Plan
     changes: tuple[Change, ...]
+    left: frozenset[str] = frozenset()
 
 
 def read_fleet_file(path: Path) -> FleetText:
@@ -69,14 +73,24 @@ class Planner:
         self._settings = equipment.settings
         self._no_cgroups = equipment.cgroups.refusal
 
-    def propose(self, source: FleetText, old: Fleet | None) -> Proposal:
-        """Decode a file, and plan it in the place of ``old``."""
+    def propose(self, source: FleetText, old: Fleet | None, *, prune: bool) -> Proposal:
+        """Decode a file and plan it in the place of ``old``; the pools that it does not name stay, unless ``prune``."""
         try:
             fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
         except ConfigError as error:
             plan = Plan(workers=(), problems=error.named, warnings=(), gpus_needed=0, gpus_available=0)
             return Proposal(source=source, fleet=None, plan=plan, changes=())
-        return self.proposal(source, fleet, old)
+        if prune:
+            return self.proposal(source, fleet, old)
+        whole = with_pools_left(fleet, old)
+        left = {pool.name for pool in whole.pools} - {pool.name for pool in fleet.pools}
+        proposal = self.proposal(source, whole, old)
+        changes = told_as_left(proposal.changes, left)
+        warnings, problems = remarks_of_left(changes, left)
+        plan = replace(proposal.plan, warnings=(*proposal.plan.warnings, *warnings))
+        if problems:
+            plan, changes = replace(plan, workers=(), problems=(*plan.problems, *problems)), ()
+        return replace(proposal, plan=plan, changes=changes, left=frozenset(left))
 
     def proposal(self, source: FleetText, fleet: Fleet, old: Fleet | None) -> Proposal:
         """Plan a fleet in the place of ``old``; a run that has its definition already is none that changes."""

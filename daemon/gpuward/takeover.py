@@ -14,6 +14,7 @@ from gpuward.fleets import Fleets
 from gpuward.host.found_runs import found_runs
 from gpuward.host.processes import boot_id
 from gpuward.policy.life import Phase
+from gpuward.policy.reload import as_digested_now
 from gpuward.policy.resume import resumed, take_over
 from gpuward.supervisor import Supervisor
 
@@ -42,7 +43,8 @@ class Takeover:
         found = found_runs(self._equipment.runs)
         taken = take_over(pools, recorded, found, records.goals(), now_s)
         self._started_as = {run.worker: run.pool for run in found if run.pool is not None}
-        self._supervisor.adopt(taken.pools, taken.workers, stored.rolls if stored is not None else {})
+        workers = {name: as_digested_now(one, taken.pools[one.pool]) for name, one in taken.workers.items()}
+        self._supervisor.adopt(taken.pools, workers, stored.rolls if stored is not None else {})
         for note in taken.notes:
             self._supervisor.journal.note(note.kind, note.reason, worker=note.worker, level="warning")
         self._tell(sum(worker.alive for worker in taken.workers.values()), time.monotonic() - now_s)

@@ -130,9 +130,9 @@ def test_apply_shows_plan_and_changes_then_applies_what_it_showed_and_waits(
         "decode/1  1     68.0 GiB per GPU",
         "2 workers on 2 of 8 GPUs",
         "",
-        "WORKER    ACTION  KEYS   REASON",
-        "decode/1  start   model  decode/1 is to start",
-        "1 worker to change, 1 kept as it is",
+        "WORKER    ACTION  REASON",
+        "decode/1  start   decode/1 is to start",
+        "1 to start, 1 unchanged",
         "applied as revision 4",
         "decode/1: ready",
     ]
@@ -205,7 +205,7 @@ def test_a_change_of_nothing_is_done_at_once(gpuctl: Any, daemon: Any, documents
     code, out, _ = gpuctl("scale", "decode=1")
 
     assert code == 0
-    assert out.splitlines()[-2:] == ["0 workers to change, 1 kept as it is", "applied as revision 4"]
+    assert out.splitlines()[-2:] == ["1 unchanged", "applied as revision 4"]
 
 
 def test_a_refused_scale_tells_every_problem(gpuctl: Any, daemon: Any, documents: Any) -> None:
@@ -233,7 +233,7 @@ def test_diff_shows_and_applies_nothing(gpuctl: Any, daemon: Any, fleet_file: Pa
     code, out, _ = gpuctl("diff", str(fleet_file))
 
     assert code == 0
-    assert "1 worker to change, 1 kept as it is" in out
+    assert "1 to start, 1 unchanged" in out
     assert gpuctl("diff", str(fleet_file), "-o", "name")[1] == "decode/1\n"
     assert {op for op, _ in daemon.asked} == {"diff"}
 
@@ -252,7 +252,7 @@ def test_diff_without_a_file_shows_what_the_file_of_the_start_would_change(
     assert (code, err, daemon.args_of("diff")) == (0, "", [{}])
     assert out.splitlines()[0] == why
     assert "decode/1  start" in out
-    assert out.splitlines()[-2:] == ["1 worker to change, 1 kept as it is", "gpuctl reload applies the file"]
+    assert out.splitlines()[-2:] == ["1 to start, 1 unchanged", "gpuctl reload applies the file"]
 
 
 def test_diff_without_a_file_says_where_nothing_differs(gpuctl: Any, daemon: Any, documents: Any) -> None:
@@ -280,14 +280,14 @@ def test_a_worker_that_is_kept_under_changed_keys_is_shown_with_them(
 ) -> None:
     difference = documents.diff(documents.plan(), ("decode/0", "keep"), ("decode/1", "keep"))
     difference["changes"][1]["keys"] = ["workers"]
-    difference["changes"][0] |= {"keys": ["restart"], "reason": "restart changed: its process goes on under that"}
+    difference["changes"][0] |= {"keys": ["restart"], "reason": "restart changed: applied without a restart"}
     daemon.answers("diff", difference)
 
     _, out, _ = gpuctl("diff", str(fleet_file))
 
-    assert "decode/0  keep    restart  restart changed: its process goes on under that" in out
+    assert "decode/0  keep    restart changed: applied without a restart" in out
     assert "decode/1" not in out
-    assert "0 workers to change, 2 kept as they are" in out
+    assert "2 unchanged" in out
 
 
 def test_import_prints_toml_that_plans_to_the_same_devices(gpuctl: Any, tmp_path: Path) -> None:
@@ -350,14 +350,14 @@ def _with(content: bytes) -> BadFile:
     ids=["missing", "directory", "binary", "latin-1", "huge", "endless", "no path"],
 )
 @pytest.mark.parametrize("verb", ["plan", "apply", "diff", "import"])
-def test_what_is_no_readable_text_file_is_a_usage_error(
+def test_what_is_no_readable_text_file_is_said_and_nothing_is_asked(
     gpuctl: Any, daemon: Any, tmp_path: Path, verb: str, make: BadFile, why: str
 ) -> None:
     path = make(tmp_path / "fleet.toml")
 
     code, out, err = gpuctl(verb, str(path))
 
-    assert (code, out, daemon.asked) == (2, "", [])
+    assert (code, out, daemon.asked) == (6 if err.startswith("gpuctl: cannot use") else 2, "", [])
     assert err.startswith("gpuctl: cannot ")
     assert why in err
 

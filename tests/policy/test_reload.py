@@ -7,8 +7,9 @@ from msgspec import structs
 
 from gpuward.config.fleet import Fleet, Pool, RestartPolicy
 from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.life import Worker
 from gpuward.policy.placement import place
-from gpuward.policy.reload import Change, compare
+from gpuward.policy.reload import Change, as_digested_now, compare, definition, first_definition
 
 HOST = Snapshot(
     provider="simulated",
@@ -141,3 +142,33 @@ def test_a_fleet_that_does_not_fit_changes_nothing() -> None:
     old, new = Fleet(pools=(a_pool(),)), Fleet(pools=(a_pool(workers=9),))
 
     assert compare(old, new, {}, place(new.pools, HOST)) == ()
+
+
+def test_a_key_that_a_command_gets_nothing_of_restarts_nothing() -> None:
+    before = Pool(name="proxy", engine="command", command=("sleep", "9"), gpus_per_worker=0, gpu_memory_utilization=0.9)
+    after = structs.replace(before, gpu_memory_utilization=0.5, share=True, pin="uuid")
+
+    found = changes([before], [after])
+
+    assert {change.action for change in found.values()} == {"keep"}
+    assert definition(before) == definition(after)
+
+
+def test_a_run_of_a_version_that_digested_keys_without_effect_is_known_again() -> None:
+    pool = Pool(name="proxy", engine="command", command=("sleep", "9"), gpus_per_worker=0, gpu_memory_utilization=0.5)
+    first = first_definition(pool)
+    worker = Worker(name="proxy/0", pool="proxy", index=0, definition=first, proved=first)
+
+    known = as_digested_now(worker, pool)
+
+    assert first != definition(pool)
+    assert (known.definition, known.proved) == (definition(pool), definition(pool))
+
+
+def test_a_change_tells_old_and_new_values_but_none_of_the_environment() -> None:
+    before = a_pool()
+    after = structs.replace(before, gpu_memory_utilization=0.5, env={"HF_TOKEN": "hf_secret"})
+
+    told = changes([before], [after])["decode/0"].differences
+
+    assert [str(one) for one in told] == ["gpu-memory-utilization 0.9 -> 0.5", "env"]

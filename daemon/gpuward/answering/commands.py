@@ -123,14 +123,14 @@ class Commands:
         return [pool.name for pool in stored.fleet.pools] if stored is not None else []
 
     def _plan(self, args: ask.FileArgs) -> Document:
-        return plan_document(self._fleets.propose(_text(args)).plan)
+        return plan_document(self._fleets.propose(_text(args), prune=args.prune).plan)
 
     def _diff(self, args: ask.DiffArgs) -> Document:
         """What applying a file would change; for the file of the start also what ``status`` says of it."""
         if args.text is not None:
             source = FleetText(text=args.text, name=args.name, directory=args.directory)
-            return self._views.proposal(self._fleets.propose(source))
-        document = self._views.proposal(self._fleets.propose(self._start_file("compare")))
+            return self._views.proposal(self._fleets.propose(source, prune=args.prune))
+        document = self._views.proposal(self._fleets.propose(self._start_file("compare"), prune=True))
         return {**document, **self._views.fleet(), "file": str(self._fleets.start_file)}
 
     def _apply(self, args: ask.ApplyArgs) -> Document:
@@ -141,11 +141,11 @@ class Commands:
                 f"not {expected} as when it was compared; look at the difference again"
             )
             raise Refusal("revision-changed", message)
-        return self._applied(self._fleets.propose(_text(args)), "apply")
+        return self._applied(self._fleets.propose(_text(args), prune=args.prune), "apply")
 
     def reload(self) -> Document:
         """Apply the file that the daemon was started with."""
-        return self._applied(self._fleets.propose(self._start_file("reload")), "reload")
+        return self._applied(self._fleets.propose(self._start_file("reload"), prune=True), "reload")
 
     def _start_file(self, verb: Literal["reload", "compare"]) -> FleetText:
         path = self._fleets.start_file
@@ -171,6 +171,7 @@ class Commands:
         if not proposal.plan.ok:
             raise _nothing_applied(proposal, document)
         before = self._supervisor.state.workers
+        document["changed"] = not self._fleets.changes_nothing(proposal)
         document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
         document["operation"] = self._supervisor.operations.begin(verb, targets).id if targets else None

@@ -182,6 +182,10 @@ class Views:
                     "pool": change.pool,
                     "action": change.action,
                     "keys": list(change.keys),
+                    "differences": [
+                        {"key": one.key, "before": one.before, "after": one.after} for one in change.differences
+                    ],
+                    "left": change.left,
                     "reason": self._with_steps(change),
                 }
                 for change in proposal.changes

@@ -193,13 +193,23 @@ class Plan(TypedDict):
     gpus_available: int
 
 
+class Difference(TypedDict):
+    """A key that changes, with both values as JSON; None: not set, or not shown."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+
 class Change(TypedDict):
-    """What applying a fleet does to one worker."""
+    """What applying a fleet does to one worker; ``left``: its pool is not in the file and goes on as it is."""
 
     worker: str
     pool: str
     action: Literal["start", "stop", "restart", "keep", "move"]
     keys: list[str]
+    differences: NotRequired[list[Difference]]
+    left: NotRequired[bool]
     reason: str
 
 
@@ -222,9 +232,13 @@ class Drift(Diff):
 
 
 class Applied(Diff):
-    """Answer to ``apply``, ``reload`` and ``scale``; ``operation`` None where nothing has to change."""
+    """Answer to ``apply``, ``reload`` and ``scale``; ``operation`` None where nothing has to change.
+
+    ``changed``: whether this is a new revision.
+    """
 
     operation: str | None
+    changed: NotRequired[bool]
 
 
 class Started(TypedDict):

@@ -19,7 +19,7 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``plan`` {FILE} -> the document of `gpuctl plan -o json`
 - ``diff`` {FILE} -> {"schema_version", "revision", "plan": PLAN, "changes": [CHANGE]}
 - ``apply`` {FILE, "expected_revision": int|null} -> {"schema_version", "revision", "plan", "changes",
-  "operation": ID|null}
+  "operation": ID|null, "changed": whether it is a new revision}
 - ``reload`` {} -> as apply, of the file that the daemon was started with
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``reset`` {"targets": [..], "all": bool} -> as restart; undoes what `on-oom = "adapt"` has lowered, ``workers`` are
@@ -48,9 +48,11 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``sim`` {"fault": "xid"|"lost"|"hang"|"foreign"|"leak"|"temperature"|"clear", "gpu": index|UUID|null,
   "value": number|null} -> the same; only on a simulated host
 
-FILE is ``{"text", "name", "directory"}``: the client reads the file, the daemon needs no access to it; ``directory``
-is absolute. CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move", "keys": [changed keys],
-"reason"}``. EVENT is ``{"epoch", "seq", "at" (RFC 3339), "kind", "worker"|null, "gpu"|null, "reason", "run"|null}``.
+FILE is ``{"text", "name", "directory", "prune": bool}``: the client reads the file, the daemon needs no access to it;
+``directory`` is absolute; applied pools that the file does not name are left as they are, or with ``prune`` stopped and
+removed (`reload` prunes). CHANGE is ``{"worker", "pool", "action": "start"|"stop"|"restart"|"keep"|"move",
+"keys": [changed keys], "differences": [{"key", "before", "after"}], "left": the pool is not in the file, "reason"}``.
+EVENT is ``{"epoch", "seq", "at" (RFC 3339), "kind", "worker"|null, "gpu"|null, "reason", "run"|null}``.
 RUN is an ended run: ``{"run", "ended_at", "ran_s", "cause", "code"|null, "signal"|null, "reason", "hint",
 "evidence": [lines]}`` and what else is on record of it.
 """

@@ -34,11 +34,12 @@ class Nothing(Args, frozen=True):
 
 
 class FileArgs(Args, frozen=True, kw_only=True):
-    """A fleet file as the client read it."""
+    """A fleet file as the client read it; ``prune``: applied pools that it does not name are to go."""
 
     text: str
     name: Name
     directory: Directory
+    prune: bool = False
 
 
 class ApplyArgs(FileArgs, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ class DiffArgs(Args, frozen=True, kw_only=True):
     text: str | None = None
     name: Name = "-"
     directory: Directory = "/"
+    prune: bool = False
 
 
 class TargetArgs(Args, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def plan_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``plan``."""
     _file_argument(parser)
+    _prune_argument(parser)
     parser.add_argument(
         "--simulate", metavar="SPEC", help="plan for these GPUs, for example 8xH100-80GB; no daemon asked"
     )
@@ -30,14 +31,14 @@ def plan_arguments(parser: ArgumentParser) -> None:
 
 def plan(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl plan``: what would run where; exit 6 where it does not fit."""
-    planned = _plan(read_fleet_file(args.file), args.simulate, client, screen)
+    planned = _plan(read_fleet_file(args.file), args, client, screen)
     return _show_plan(planned, screen)
 
 
-def _plan(fleet: FleetText, simulate: str | None, client: Client, screen: Screen) -> Plan:
-    if simulate is None:
+def _plan(fleet: FleetText, args: Namespace, client: Client, screen: Screen) -> Plan:
+    if args.simulate is None:
         try:
-            answer: Plan = client.call("plan", dict(fleet))
+            answer: Plan = client.call("plan", {**fleet, **_pruning(args)})
         except Unreachable as unreachable:
             screen.complain(f"planned without a daemon, with the GPUs of this host: {unreachable}")
         else:
@@ -45,7 +46,7 @@ def _plan(fleet: FleetText, simulate: str | None, client: Client, screen: Screen
     from gpuward.plan_locally import BadSpec, plan_locally  # everything that the daemon plans with
 
     try:
-        return plan_locally(fleet, simulate=simulate)
+        return plan_locally(fleet, simulate=args.simulate)
     except BadSpec as error:
         raise Usage(str(error)) from None
 
@@ -67,13 +68,14 @@ def diff_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="fleet file, - for stdin; none: the file that the daemon was started with",
     )
+    _prune_argument(parser)
 
 
 def diff(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl diff``: what applying the file would change; without one, applying the file of the daemon's start."""
     if args.file is None:
         return _show_drift(client, screen)
-    difference = _compared(read_fleet_file(args.file), client)
+    difference = _compared(read_fleet_file(args.file), args, client)
     return _show_difference(difference, screen, lambda: _draw_diff(difference, screen))
 
 
@@ -101,8 +103,8 @@ def _show_difference(difference: Diff, screen: Screen, draw: Callable[[], None])
     return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
 
 
-def _compared(fleet: FleetText, client: Client) -> Diff:
-    answer: Diff = client.call("diff", dict(fleet))
+def _compared(fleet: FleetText, args: Namespace, client: Client) -> Diff:
+    answer: Diff = client.call("diff", {**fleet, **_pruning(args)})
     return answer
 
 
@@ -116,6 +118,7 @@ def _draw_diff(difference: Diff, screen: Screen) -> None:
 def apply_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``apply``."""
     _file_argument(parser)
+    _prune_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the changes, apply nothing")
     waiting_arguments(parser)
 
@@ -123,13 +126,13 @@ def apply_arguments(parser: ArgumentParser) -> None:
 def apply(args: Namespace, client: Client, screen: Screen) -> int:
     """``gpuctl apply``: plan, show, apply what was shown and nothing else, wait until it runs."""
     fleet = read_fleet_file(args.file)
-    difference = _compared(fleet, client)
+    difference = _compared(fleet, args, client)
     if args.dry_run or not difference["plan"]["ok"]:
         return _end_before_applying(difference, screen)
     if screen.draws:
         _draw_diff(difference, screen)
         screen.out.flush()
-    applied: Applied = client.call("apply", {**fleet, "expected_revision": difference["revision"]})
+    applied: Applied = client.call("apply", {**fleet, **_pruning(args), "expected_revision": difference["revision"]})
     return _conclude(applied, args, client, screen)
 
 
@@ -183,7 +186,8 @@ def _apply_and_show(op: str, asked: dict[str, object], args: Namespace, client: 
 def _conclude(applied: Applied, args: Namespace, client: Client, screen: Screen) -> int:
     """Say what was applied and wait for it."""
     if screen.draws:
-        screen.line(f"applied as revision {applied['revision']}")
+        what = "applied as" if applied.get("changed", True) else "nothing to apply: this is"
+        screen.line(f"{what} revision {applied['revision']}")
         screen.out.flush()
     if applied["operation"] is not None and not args.no_wait:
         return finish(client, applied["operation"], screen, args.timeout, applied=applied)
@@ -215,6 +219,15 @@ def import_dynamo(args: Namespace, client: Client, screen: Screen) -> int:
         screen.complain(f"warning: {warning.message} ({warning.code})")
     screen.out.write(fleet_to_toml(decoded))
     return EXIT_OK
+
+
+def _prune_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("--prune", action="store_true", help="stop and remove pools that the file does not name")
+
+
+def _pruning(args: Namespace) -> dict[str, bool]:
+    """The argument of a request, left out where it is not given: a daemon of an earlier version does not know it."""
+    return {"prune": True} if args.prune else {}
 
 
 def _file_argument(parser: ArgumentParser) -> None:

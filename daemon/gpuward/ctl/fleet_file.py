@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gpuward.control.protocol import EXIT_USAGE
+from gpuward.control.protocol import EXIT_REFUSED, EXIT_USAGE
 from gpuward.ctl.trouble import Trouble
 
 TYPE_CHECKING = False
@@ -17,7 +17,10 @@ FILE_MAX_BYTES = 512 * 1024
 
 
 def read_fleet_file(path: str) -> FleetText:
-    """Return text, name and absolute directory of ``path`` (``-``: stdin); Trouble, exit 2, if it is no text file."""
+    """Return text, name and absolute directory of ``path`` (``-``: stdin); Trouble where that cannot be.
+
+    Exit 2 where there is no such file, 6 where it is none of ours, as for every other bad fleet file.
+    """
     try:
         content = _content(path)
     except IsADirectoryError:
@@ -27,15 +30,15 @@ def read_fleet_file(path: str) -> FleetText:
         raise Trouble(f"cannot read {path}: {reason}", EXIT_USAGE) from None
     if len(content) > FILE_MAX_BYTES:
         message = f"cannot use {path}: it is larger than {FILE_MAX_BYTES} bytes, which no fleet file is"
-        raise Trouble(message, EXIT_USAGE)
+        raise Trouble(message, EXIT_REFUSED)
     at = content.find(b"\0")
     if at >= 0:
-        raise Trouble(f"cannot use {path}: it is binary (a zero byte at {at}); a fleet file is text", EXIT_USAGE)
+        raise Trouble(f"cannot use {path}: it is binary (a zero byte at {at}); a fleet file is text", EXIT_REFUSED)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         bad = f"byte {content[error.start]:#04x} at {error.start}"
-        raise Trouble(f"cannot use {path}: it is not UTF-8 ({bad}); save it as UTF-8", EXIT_USAGE) from None
+        raise Trouble(f"cannot use {path}: it is not UTF-8 ({bad}); save it as UTF-8", EXIT_REFUSED) from None
     if path == "-":
         return {"text": _with_plain_line_ends(text), "name": "stdin", "directory": os.getcwd()}  # noqa: PTH109
     directory, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - pathlib costs 3 ms

@@ -35,16 +35,36 @@ def complain_warnings(screen: Screen, plan: Plan) -> None:
 
 
 def draw_changes(screen: Screen, changes: list[Change]) -> None:
-    """What applying does to each worker that does not just go on as it is defined; then how many do."""
-    touched = [change for change in changes if change["action"] != "keep"]
+    """What applying does to each worker that does not just go on as it is defined; the keys; then how many of what."""
     told = [change for change in changes if change["action"] != "keep" or {*change["keys"]} - {"workers"}]
     if told:
-        rows = [
-            (change["worker"], change["action"], ",".join(change["keys"]) or "-", change["reason"]) for change in told
-        ]
-        screen.table(Table(("WORKER", "ACTION", "KEYS", "REASON"), rows, optional=("KEYS",)))
-    kept = len(changes) - len(touched)
-    screen.line(f"{counted(len(touched), 'worker')} to change, {kept} kept as {'it is' if kept == 1 else 'they are'}")
+        screen.table(
+            Table(("WORKER", "ACTION", "REASON"), [(one["worker"], one["action"], one["reason"]) for one in told])
+        )
+    for pool in dict.fromkeys(change["pool"] for change in changes):
+        for line in dict.fromkeys(line for one in changes if one["pool"] == pool for line in _differences(one)):
+            screen.sentence(line)
+    screen.line(amounts(changes))
+
+
+def amounts(changes: list[Change]) -> str:
+    """How many workers are in for what: ``5 to start, 7 to stop, 0 unchanged``."""
+    actions = [change["action"] for change in changes]
+    told = [f"{actions.count(action)} to {action}" for action in dict.fromkeys(actions) if action != "keep"]
+    return ", ".join([*told, f"{actions.count('keep')} unchanged"])
+
+
+def _differences(change: Change) -> list[str]:
+    """Keys of a worker's pool with their old and new values; those whose values are not shown stand in the reason."""
+    return [
+        f"pool {change['pool']}: {one['key']} {_or_unset(one['before'])} -> {_or_unset(one['after'])}"
+        for one in change.get("differences", [])
+        if one["before"] is not None or one["after"] is not None
+    ]
+
+
+def _or_unset(value: str | None) -> str:
+    return "unset" if value is None else value
 
 
 def remark_text(remark: Remark) -> str:

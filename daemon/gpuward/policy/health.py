@@ -159,9 +159,9 @@ def cordoned(health: Health, gpu: Gpu, reason: str) -> Outcome:
 
 
 def uncordoned(health: Health, gpu: Gpu, reason: str) -> Outcome:
-    """Take a cordon back. Raises NotPossible where there is none."""
+    """Take a cordon back; where there is none nothing changes."""
     if gpu.uuid not in health.cordons:
-        raise NotPossible(f"cannot uncordon GPU {gpu.index}: it is not cordoned")
+        return health, ()
     note = Note(kind="gpu-uncordoned", uuid=gpu.uuid, reason=f"GPU {gpu.index}: {reason}", warns=False)
     return replace(health, cordons=_without(health.cordons, gpu.uuid)), (note,)
 

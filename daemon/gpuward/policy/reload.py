@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 from msgspec import json, structs
 
-from gpuward.config.fleet import Fleet, Pool
+from gpuward.config.fleet import Fleet, Pool, Remark
 from gpuward.policy.life import Worker
 from gpuward.policy.plan import Plan, PlannedWorker
 
@@ -44,20 +44,43 @@ _CHOOSES_GPUS = frozenset({"gpus", "first_gpu"})
 _SIZES = frozenset({"gpus_per_worker", "tensor_parallel_size", "pipeline_parallel_size"})
 """Keys of which one may be implied by another: what they come to is compared, not what is written."""
 
+_ENGINE_ONLY = frozenset({"model", "max_model_len", "executable", "gpu_memory_utilization"})
+"""Keys that a command never gets: they are of vLLM's command line, or count in placement only."""
+
 DIGEST_CHARACTERS = 16
+_NOT_SHOWN = frozenset({"env", "extra_args", "command"})
 NOTHING_RUNS: Mapping[str, str] = MappingProxyType({})
 _FIELDS = structs.fields(Pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A key of a pool that changes, as it stands in the file, with both values as JSON; None: not shown, or not set."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        if self.before is None and self.after is None:
+            return self.key
+        return f"{self.key} {self.before or 'unset'} -> {self.after or 'unset'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one worker, with the changed keys as they stand in the file; ``move``: only its GPUs change."""
+    """What happens to one worker, with the changed keys as they stand in the file; ``move``: only its GPUs change.
+
+    ``left``: its pool is not in the file, and goes on as it is.
+    """
 
     worker: str
     pool: str
     action: Action
     keys: tuple[str, ...]
     reason: str
+    differences: tuple[Difference, ...] = ()
+    left: bool = False
 
 
 def compare(
@@ -115,7 +138,16 @@ def definition(pool: Pool) -> str:
 
     Keys at their defaults do not count, so a later gpuward that knows more keys gets the same digest.
     """
-    ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | _SIZES
+    return _digest(pool, _without_effect(pool))
+
+
+def first_definition(pool: Pool) -> str:
+    """The digest as versions made it that did not know of keys without effect; their runs still carry it."""
+    return _digest(pool, frozenset())
+
+
+def _digest(pool: Pool, without_effect: frozenset[str]) -> str:
+    ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | _SIZES | without_effect
     plain = Pool(name=pool.name)
     seen = {
         field.encode_name: getattr(pool, field.name)
@@ -124,6 +156,85 @@ def definition(pool: Pool) -> str:
         or (field.name not in ignored and getattr(pool, field.name) != getattr(plain, field.name))
     }
     return hashlib.sha256(json.encode([seen, _sizes(pool)], order="sorted")).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def differences(old: Pool, new: Pool) -> tuple[Difference, ...]:
+    """Changed keys with their values; of an environment and of words, which may hold secrets, the names alone."""
+    return tuple(
+        Difference(key=field.encode_name, before=_shown(field.name, old), after=_shown(field.name, new))
+        for field in _FIELDS
+        if getattr(old, field.name) != getattr(new, field.name)
+    )
+
+
+def _shown(name: str, pool: Pool) -> str | None:
+    value = getattr(pool, name)
+    if name in _NOT_SHOWN or value is None:
+        return None
+    return json.encode(value).decode()
+
+
+def _without_effect(pool: Pool) -> frozenset[str]:
+    """Keys that a process of this pool would get nothing of."""
+    unused = _ENGINE_ONLY if pool.engine == "command" else frozenset[str]()
+    return unused | ({"pin", "share"} if not pool.device_count else frozenset[str]())
+
+
+def as_digested_now(worker: Worker, pool: Pool) -> Worker:
+    """The worker with today's digest in the place of the one that an earlier version made of the same pool."""
+    first, now = first_definition(pool), definition(pool)
+    return replace(
+        worker,
+        definition=now if worker.definition == first else worker.definition,
+        proved=now if worker.proved == first else worker.proved,
+    )
+
+
+def with_pools_left(new: Fleet, applied: Fleet | None) -> Fleet:
+    """The fleet of a file, and behind it the applied pools that the file does not name."""
+    named = {pool.name for pool in new.pools}
+    left = [pool for pool in applied.pools if pool.name not in named] if applied is not None else []
+    return structs.replace(new, pools=(*new.pools, *left))
+
+
+def told_as_left(changes: Iterable[Change], left: Collection[str]) -> tuple[Change, ...]:
+    """Changes of which those of pools that the file does not name say so."""
+    why = "not in the file: left as it is; --prune removes it"
+    return tuple(
+        replace(change, left=True, reason=why if change.action == "keep" else change.reason)
+        if change.pool in left
+        else change
+        for change in changes
+    )
+
+
+def remarks_of_left(changes: Iterable[Change], left: Collection[str]) -> tuple[tuple[Remark, ...], tuple[Remark, ...]]:
+    """What is to be known of pools that the file does not name, and which of them the file would not leave alone."""
+    of_left = [change for change in changes if change.pool in left]
+    warnings = [
+        Remark(
+            code="left-running",
+            pool=name,
+            message=f"pool '{name}' is not in the file: {_workers_of(of_left, name)}; --prune removes the pool",
+        )
+        for name in dict.fromkeys(change.pool for change in of_left)
+    ]
+    problems = [
+        Remark(
+            code="gpu-conflict",
+            pool=change.pool,
+            message=f"{change.worker} is not in the file, and the file takes its GPUs away: {change.reason}; "
+            "name other GPUs in the file, add the pool to it, or remove the pool with --prune",
+        )
+        for change in of_left
+        if change.action != "keep"
+    ]
+    return tuple(warnings), tuple(problems)
+
+
+def _workers_of(changes: Iterable[Change], pool: str) -> str:
+    names = [change.worker for change in changes if change.pool == pool]
+    return f"its worker {names[0]} goes on" if len(names) == 1 else f"its {len(names)} workers go on"
 
 
 def outdated(worker: Worker, pool: Pool, started_as: Pool | None) -> str:
@@ -144,14 +255,15 @@ def _pool_changes(
     old: Pool | None, new: Pool, old_devices: Mapping[str, tuple[str, ...]], planned: Mapping[str, PlannedWorker]
 ) -> Iterator[Change]:
     keys = changed_keys(old, new) if old is not None else ()
+    told = differences(old, new) if old is not None else ()
     restarting = _restarting(old, new) if old is not None else ()
     had = frozenset(old.worker_names) if old is not None else frozenset[str]()
     for name in new.worker_names:
         devices = old_devices.get(name) if name in had else None
         action, reason = _action(devices, planned[name], restarting)
         if action == "keep" and keys:
-            reason = f"{', '.join(keys)} changed: its process goes on under that"
-        yield Change(worker=name, pool=new.name, action=action, keys=keys, reason=reason)
+            reason = f"{', '.join(keys)} changed: applied without a restart"
+        yield Change(worker=name, pool=new.name, action=action, keys=keys, reason=reason, differences=told)
 
 
 def _restarting(old: Pool, new: Pool) -> tuple[str, ...]:
@@ -159,6 +271,7 @@ def _restarting(old: Pool, new: Pool) -> tuple[str, ...]:
     same_sizes = _sizes(old) == _sizes(new)
     names = [field.name for field in _FIELDS if getattr(old, field.name) != getattr(new, field.name)]
     ignored = _KEEPS_PROCESS | _CHOOSES_GPUS | (_SIZES if same_sizes else frozenset())
+    ignored |= _without_effect(old) & _without_effect(new)
     return tuple(name.replace("_", "-") for name in names if name not in ignored)
 
 

@@ -65,7 +65,7 @@ def test_an_applied_fleet_touches_only_the_workers_that_it_changes(daemon: Daemo
     changed = pools(
         same=before, changed={"command": python(f"{SLEEPS}  # new")}, grown={**before, "workers": 2}, added=before
     )
-    daemon.call("apply", {"text": changed, "name": "f.toml", "directory": "/"})
+    daemon.call("apply", {"text": changed, "name": "f.toml", "directory": "/", "prune": True})
     eventually(lambda: "removed/0" not in daemon.workers(), within_s=10)
     daemon.until("changed/0", lambda worker: worker["run"] == 2 and worker["ready"])
     after = daemon.all_ready()
