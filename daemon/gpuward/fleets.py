@@ -20,11 +20,10 @@ from gpuward.host.boundary import around
 from gpuward.host.records import VERSION, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.planning import FleetText, Planner, Proposal, read_fleet_file, summary, unreadable
-from gpuward.policy.apply import Applied, apply
-from gpuward.policy.fleet import begin_roll, settle, step
-from gpuward.policy.life import Event, Goal, RestartAsked
+from gpuward.policy.apply import Applied, apply, more_than_a_roll, roll_outdated
+from gpuward.policy.fleet import begin_roll, settle
+from gpuward.policy.life import Goal
 from gpuward.policy.reload import definition, outdated
-from gpuward.policy.roll import more_than_a_roll
 from gpuward.supervisor import Supervisor
 
 
@@ -84,17 +83,19 @@ class Fleets:
     def _applied(self) -> Fleet | None:
         return self.stored.fleet if self.stored is not None else None
 
-    def apply(self, proposal: Proposal, *, unsaved: bool = False) -> int:
+    def apply(self, proposal: Proposal, *, unsaved: bool = False, force: bool = False) -> int:
         """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
 
         OSError where it cannot be saved, PortsExhausted where too many ports are taken: nothing has changed then.
-        ``unsaved``: go on where it cannot be saved, for want of a fleet the workers would have none at all.
+        ``unsaved``: go on where it cannot be saved, for want of a fleet the workers would have none at all. ``force``:
+        neither the last ready worker of a pool nor what would not come back is spared.
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok
         if self.stored is not None and self.changes_nothing(proposal):
             return self._keep_revision(self.stored, proposal)
-        applied = Applied(proposal.fleet, proposal.plan, proposal.changes, self.planner.ports(proposal.fleet))
+        ports = self.planner.ports(proposal.fleet)
+        applied = Applied(proposal.fleet, proposal.plan, proposal.changes, ports, force)
         stored = self._next(proposal.fleet, proposal.source, whole=not proposal.left)
         self._save(stored, unsaved=unsaved)
         self._become(stored, summary(proposal.changes))
@@ -113,17 +114,17 @@ class Fleets:
         self.look_for_drift()
         return stored.revision
 
-    def roll(self, name: str, proposal: Proposal) -> int:
+    def roll(self, name: str, proposal: Proposal, *, force: bool = False) -> int:
         """Give one pool the definition of a proposal that changes nothing else, worker by worker; else as `apply`."""
         assert proposal.fleet is not None
         assert self.stored is not None
         pool, earlier = proposal.fleet.pool(name), self.stored.fleet.pool(name)
         back_to = earlier if definition(earlier) != definition(pool) else None
-        begun = begin_roll(self._supervisor.state, pool, back_to)
+        begun = begin_roll(self._supervisor.state, pool, back_to, force=force)
         stored = structs.replace(self._next(proposal.fleet, proposal.source), rolls=dict(begun.rolls))
         self._save(stored, unsaved=False)
         self._become(stored, f"pool {name} is rolled to it")
-        self._supervisor.command(lambda state, now_s: settle(begin_roll(state, pool, back_to), now_s))
+        self._supervisor.command(lambda state, now_s: settle(begin_roll(state, pool, back_to, force=force), now_s))
         self.look_for_drift()
         return stored.revision
 
@@ -145,11 +146,13 @@ class Fleets:
 
     def _keep_rolls(self) -> None:
         """Keep how far rolls have come; a pool that one has taken back to its earlier definition is a new revision."""
-        if self.stored is None or self.stored.rolls == self._supervisor.state.rolls:
+        if self.stored is None:
             return
         rolls, pools = dict(self._supervisor.state.rolls), self._supervisor.state.pools
         fleet = self.stored.fleet
-        back = [pools[name] for name in rolls if pools[name] != fleet.pool(name)]
+        back = [pools[pool.name] for pool in fleet.pools if pools.get(pool.name, pool) != pool]
+        if not back and self.stored.rolls == rolls:
+            return
         for pool in back:
             fleet = _with_pool(fleet, pool)
         source = FleetText(text="", name=f"the roll back of {self.stored.source}", directory="/")
@@ -209,12 +212,12 @@ class Fleets:
         return True
 
     def roll_outdated(self, started_as: Mapping[str, Pool]) -> None:
-        """Restart, by command, every run that was started with something else than the fleet says now.
+        """Restart, in turn, every run that was started with something else than the fleet says now.
 
         ``started_as``: the pool that a worker's run was started from, where that is known; it names the keys.
         """
         state = self._supervisor.state
-        events: list[tuple[str, Event]] = []
+        reasons: dict[str, str] = {}
         for worker in state.workers.values():
             if worker.pool in state.rolls:
                 continue
@@ -222,9 +225,9 @@ class Fleets:
             reason = outdated(worker, state.pools[worker.pool], started_as.get(worker.name)) if settled else ""
             if reason:
                 self._supervisor.journal.note("definition-changed", reason, worker=worker.name, level="warning")
-                events.append((worker.name, RestartAsked(reason)))
-        if events:
-            self._supervisor.command(lambda state, now_s: step(state, events, now_s))
+                reasons[worker.name] = reason
+        if reasons:
+            self._supervisor.command(lambda state, now_s: roll_outdated(state, reasons, started_as, now_s))
 
     def look_for_drift(self) -> None:
         """Compare the file of the start with what is applied."""

@@ -37,10 +37,14 @@ class Operations:
         self._count = stored.count
         self.by_id = {operation.id: operation for operation in stored.operations}
 
-    def begin(self, verb: Verb, targets: Iterable[Target]) -> Operation:
-        """Register a command; earlier ones on the same workers join it or give way to it."""
+    def begin(self, verb: Verb, targets: Iterable[Target], rolling: Iterable[str] = ()) -> Operation:
+        """Register a command; earlier ones on the same workers join it or give way to it.
+
+        ``rolling``: pools that it changes worker by worker.
+        """
         self._count += 1
-        operation = Operation(id=f"{verb}-{self._count}", verb=verb, targets=tuple(targets))
+        name = f"{verb}-{self._count}"
+        operation = Operation(id=name, verb=verb, targets=tuple(targets), rolling=tuple(rolling))
         for other in tuple(self.by_id.values()):
             self.by_id[other.id] = give_way(other, operation)
         self.by_id[operation.id] = operation
@@ -54,7 +58,7 @@ class Operations:
         moved = False
         for operation in tuple(self.by_id.values()):
             if operation.state == "running":
-                later = advance(operation, state.workers, state.rolls)
+                later = advance(operation, state.workers, state.rolls, state.stopped_rolls)
                 moved = moved or later is not operation
                 self.by_id[operation.id] = later
         self._keep()

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuward.config.errors import ConfigError
-from gpuward.config.fleet import Fleet, Pool, Remark
-from gpuward.engines.build import http_port
+from gpuward.config.fleet import Fleet, Remark
 from gpuward.equipment import Equipment
 from gpuward.host.ports import listening
 from gpuward.interop.fleet_files import decode_fleet
@@ -17,7 +16,7 @@ from gpuward.policy.apply import Ports
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
-from gpuward.policy.ports import assign, explicit_ports, problems
+from gpuward.policy.ports import assign, explicit_ports, problems, served_port
 from gpuward.policy.reload import Change, compare, remarks_of_left, told_as_left, with_pools_left
 from gpuward.supervisor import Supervisor
 
@@ -141,8 +140,7 @@ class Planner:
         ports = {}
         for pool in fleet.pools:
             for index, name in enumerate(pool.worker_names):
-                block = range(blocks[name], blocks[name] + self._settings.ports.per_worker)
-                ports[name] = Ports(block=block[0], serves_on=http_port(pool, index, block) if serves(pool) else None)
+                ports[name] = Ports(block=blocks[name], serves_on=served_port(pool, index, blocks[name]))
         return ports
 
 
@@ -152,10 +150,3 @@ def summary(changes: tuple[Change, ...]) -> str:
     for change in changes:
         counts[change.action] = counts.get(change.action, 0) + 1
     return ", ".join(f"{count} {action}" for action, count in counts.items()) or "no worker changes"
-
-
-def serves(pool: Pool) -> bool:
-    """Whether workers of the pool listen on a port that they are given."""
-    if pool.engine != "command" or pool.port is not None:
-        return True
-    return any("{port}" in word for word in (*pool.command, pool.ready_url or ""))

@@ -193,7 +193,7 @@ class Supervisor:
                     self._record_goal(new)
                 durable = old is None or (old.goal, old.device_uuids) != (new.goal, new.device_uuids)
                 self._record(new, durable=durable)
-        if before.rolls != self.state.rolls:
+        if before.rolls != self.state.rolls or before.pools != self.state.pools:
             self.keep_rolls()
         for effect in effects:
             with around(type(effect).__name__):
@@ -202,7 +202,7 @@ class Supervisor:
             if old is None or old.phase is not new.phase or old.run != new.run:
                 with around("publish"):
                     self._journal.phase(old, new)
-        if moved or effects:
+        if moved or effects or before.rolls != self.state.rolls:
             self.operations.look(self.state)
             moving = any(worker.phase in MEMORY_MOVES for worker in self.state.workers.values())
             self._equipment.sampler.hurry(wanted=moving)

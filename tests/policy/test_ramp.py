@@ -11,7 +11,7 @@ from gpuward.policy.operations import Operation, Target, advance
 
 
 def a_pool(**known: object) -> Pool:
-    return Pool(**{"name": "m", "model": "m", "workers": 4, "gpus_per_worker": 1, **known})  # type: ignore[arg-type]
+    return Pool(**{"name": "m", "model": "m", "workers": 4, "gpus_per_worker": 1, "min_ready_s": 0.0, **known})  # type: ignore[arg-type]
 
 
 def started(effects: tuple[Effect, ...]) -> list[str]:
@@ -42,7 +42,7 @@ def test_the_first_worker_starts_alone_and_the_rest_together_once_it_is_ready() 
 
 
 def test_a_new_definition_starts_where_the_old_run_is_gone_first_whoever_still_stops() -> None:
-    state, _ = applied(all_ready(), [a_pool(env={"A": "2"})], old=Fleet(pools=(a_pool(),)), now_s=2.0)
+    state, _ = applied(all_ready(), [a_pool(env={"A": "2"}, update="all")], old=Fleet(pools=(a_pool(),)), now_s=2.0)
     assert {worker.phase for worker in state.workers.values()} == {Phase.STOPPING}
 
     state, _ = step(state, [("m/2", an_end(1, permanent=False, cause="commanded"))], 3.0)
@@ -112,7 +112,7 @@ def test_a_worker_of_a_pool_that_was_ready_once_comes_back_without_waiting_for_o
 
 def test_another_definition_is_tried_with_one_worker_first() -> None:
     state = all_ready()
-    state, _ = applied(state, [a_pool(max_model_len=4096)], Fleet(pools=(a_pool(),)), 10.0)
+    state, _ = applied(state, [a_pool(max_model_len=4096, update="all")], Fleet(pools=(a_pool(),)), 10.0)
 
     for index in range(4):
         state, _ = step(state, [(f"m/{index}", an_end(1))], 11.0)

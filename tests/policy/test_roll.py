@@ -8,7 +8,8 @@ from tests.policy.fleets import a_snapshot, applied
 from tests.policy.test_ramp import a_pool, all_ready, an_end, started
 
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.policy.fleet import FleetState, begin_roll, observe, settle, step
+from gpuward.policy.apply import more_than_a_roll
+from gpuward.policy.fleet import FleetState, begin_roll, next_deadline_s, observe, settle, step
 from gpuward.policy.life import (
     BecameReady,
     Effect,
@@ -25,7 +26,7 @@ from gpuward.policy.operations import Operation, Target, advance
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import compare, definition
-from gpuward.policy.roll import more_than_a_roll
+from gpuward.policy.roll import Roll
 
 OLD, NEW = a_pool(), a_pool(max_model_len=4096)
 
@@ -168,19 +169,20 @@ def test_what_a_ladder_had_lowered_is_undone_by_another_definition_and_there_aga
     assert (forward, state.workers["m/0"].steps) == ((), lowered)
 
 
-def test_a_worker_that_came_up_with_the_new_definition_by_itself_is_not_restarted_again() -> None:
+def test_a_worker_that_dies_before_its_turn_gets_the_new_definition_at_once_and_is_waited_for() -> None:
     state, _ = rolled(all_ready(), 10.0, NEW, OLD)
     state = ended_and_started_again(state, "m/0", 1, 11.0)
     state, _ = step(state, [("m/0", BecameReady(2))], 13.0)
-    state, _ = step(state, [("m/2", an_end(1, permanent=False, cause="crash"))], 13.5)
-    state = ended_and_started_again(state, "m/1", 1, 14.0)
-    state, _ = observe(state, a_snapshot(at_s=40.0), 40.0)
+    state, _ = step(state, [("m/2", an_end(1, permanent=False, cause="crash")), ("m/1", an_end(1))], 13.5)
+    state, both = observe(state, a_snapshot(at_s=14.0), 14.0)
+    assert started(both) == ["m/1", "m/2"]
 
     state, waits = step(state, [("m/1", BecameReady(2))], 41.0)
     state, goes_on = step(state, [("m/2", BecameReady(2))], 42.0)
 
     assert (terminated(waits), terminated(goes_on)) == ([], ["m/3"])
     assert state.rolls["m"].rolled == ("m/0", "m/1", "m/2")
+    assert state.workers["m/2"].definition == definition(NEW)
 
 
 def test_a_daemon_that_stops_in_the_middle_is_no_failure_of_the_roll() -> None:
@@ -213,7 +215,7 @@ def test_a_fleet_that_says_otherwise_takes_the_place_of_a_roll_and_keeps_who_has
 
     changes = compare(Fleet(pools=(NEW,)), Fleet(pools=(OLD,)), devices, a_plan_of(state, OLD), running)
 
-    assert after.rolls == {}
+    assert (after.rolls["m"].left, after.rolls["m"].earlier) == (("m/1", "m/2", "m/3"), None)
     assert [change.action for change in changes] == ["restart", "keep", "keep", "keep"]
     assert changes[1].reason == "its process runs with this definition already"
 
@@ -272,3 +274,123 @@ def test_a_file_that_changes_more_than_the_pool_is_no_roll() -> None:
     assert beside.message.startswith("pool 'n' changes too: a roll changes pool 'm' alone")
     assert scaled.message.startswith("m/3: stop, pool 'm' goes from 4 to 3 workers: ")
     assert more_than_a_roll("m", old, Fleet(pools=(NEW,)), ()) is None
+
+
+def test_a_changed_fleet_reaches_ready_workers_one_after_the_other_and_has_a_way_back() -> None:
+    state, effects = applied(all_ready(), [NEW], Fleet(pools=(OLD,)), 10.0)
+
+    assert terminated(effects) == ["m/0"]
+    assert state.rolls["m"].earlier == OLD
+    assert state.rolls["m"].asked == "max-model-len changed"
+
+
+def test_as_many_are_changed_at_once_as_may_be_unavailable() -> None:
+    new = a_pool(max_model_len=4096, max_unavailable=3)
+
+    _, effects = applied(all_ready(), [new], Fleet(pools=(OLD,)), 10.0)
+
+    assert terminated(effects) == ["m/0", "m/1", "m/2"]
+
+
+def test_a_pool_without_a_ready_worker_is_changed_at_once() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [OLD])
+
+    state, effects = applied(state, [NEW], Fleet(pools=(OLD,)), 10.0)
+
+    assert (terminated(effects), state.rolls) == (["m/0"], {})
+
+
+def test_a_failed_worker_gets_the_new_definition_at_once_and_nobody_goes_back_if_it_fails_again() -> None:
+    state, _ = step(all_ready(), [("m/3", an_end(1))], 9.0)
+    state, effects = applied(state, [NEW], Fleet(pools=(OLD,)), 10.0)
+    begun = (state.workers["m/3"].phase, terminated(effects))
+
+    state, _ = observe(state, a_snapshot(at_s=11.0), 11.0)
+    state, effects = step(state, [("m/3", an_end(2))], 12.0)
+
+    assert begun == (Phase.BLOCKED, [])
+    assert (terminated(effects), state.rolls["m"].goes_back) == (["m/0"], False)
+
+
+def test_the_only_ready_worker_is_not_taken_away_until_another_is_ready() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [a_pool(workers=2)])
+    state, _ = step(state, [("m/0", BecameReady(1))], 1.0)
+
+    state, first = rolled(state, 2.0, a_pool(workers=2))
+    state, then = step(state, [("m/1", BecameReady(1))], 3.0)
+
+    assert (terminated(first), terminated(then)) == ([], ["m/0"])
+
+
+def test_the_only_ready_worker_of_a_pool_whose_others_have_failed_is_taken_by_force_only() -> None:
+    two = a_pool(workers=2)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [two])
+    state, _ = step(state, [("m/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("m/1", an_end(1))], 2.0)
+    ended = replace(state, workers={**state.workers, "m/1": replace(state.workers["m/1"], device_uuids=())})
+
+    asked, effects = rolled(ended, 3.0, two)
+    forced, by_force = settle(begin_roll(ended, two, force=True), 3.0)
+
+    assert (terminated(effects), terminated(by_force)) == ([], ["m/0"])
+    assert (
+        "m/0 was not touched: it is the only ready worker of the pool (m/1 would not come" in asked.stopped_rolls["m"]
+    )
+    assert forced.stopped_rolls == {}
+
+
+def test_a_worker_counts_as_rolled_only_when_it_has_been_ready_for_a_while() -> None:
+    new = a_pool(max_model_len=4096, min_ready_s=5.0)
+    state, _ = rolled(all_ready(), 10.0, new, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+
+    state, early = step(state, [("m/0", BecameReady(2))], 13.0)
+    look_s = next_deadline_s(state, 13.0)
+    state, late = settle(state, 18.0)
+
+    assert (terminated(early), look_s, terminated(late)) == ([], 18.0, ["m/1"])
+
+
+def test_one_that_was_rolled_and_dies_later_takes_all_back() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+    state, _ = step(state, [("m/0", BecameReady(2))], 13.0)
+    state = ended_and_started_again(state, "m/1", 1, 14.0)
+
+    state, effects = step(state, [("m/0", an_end(2, permanent=False, cause="crash"))], 16.0)
+
+    assert told(effects)["roll-back"].startswith("the roll of m stops at m/0: there is no model x; back")
+    assert state.pools["m"] == OLD
+
+
+def test_a_worker_that_would_not_come_back_is_a_failure_before_it_is_touched() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    state = ended_and_started_again(state, "m/0", 1, 11.0)
+    state = replace(state, closed={"GPU-1": "GPU 1 is cordoned (by command)"})
+
+    state, effects = step(state, [("m/0", BecameReady(2))], 13.0)
+
+    assert state.workers["m/1"].phase is Phase.READY
+    assert "m/1 was not touched: m/1 would not come back: GPU 1 is cordoned" in told(effects)["roll-back"]
+    assert terminated(effects) == ["m/0"]
+
+
+def test_a_roll_of_an_earlier_version_goes_on() -> None:
+    state, _ = rolled(all_ready(), 10.0, NEW, OLD)
+    of_then = Roll(left=("m/1", "m/2", "m/3"), current="m/0", ready_in_run=2, earlier=OLD)
+    state = ended_and_started_again(replace(state, rolls={"m": of_then}), "m/0", 1, 11.0)
+
+    _, effects = step(state, [("m/0", BecameReady(2))], 13.0)
+
+    assert terminated(effects) == ["m/1"]
+
+
+def test_workers_that_change_places_are_all_stopped_first() -> None:
+    old, new = a_pool(workers=2, gpus=(0, 1)), a_pool(workers=2, gpus=(1, 0))
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [old])
+    state, _ = step(state, [("m/0", BecameReady(1))], 1.0)
+    state, _ = step(state, [("m/1", BecameReady(1))], 2.0)
+
+    state, effects = applied(state, [new], Fleet(pools=(old,)), 3.0)
+
+    assert (terminated(effects), state.rolls) == (["m/0", "m/1"], {})

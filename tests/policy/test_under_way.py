@@ -57,27 +57,27 @@ def test_commands_that_are_over_or_of_others_are_not_spoken_of() -> None:
     ("roll", "told"),
     [
         (
-            Roll(left=("w/2",), current="w/1", rolled=("w/0",), earlier=EARLIER),
+            Roll(left=("w/2",), turns={"w/1": 5}, rolled=("w/0",), earlier=EARLIER),
             f"being rolled, 1 done: it is this one's turn; then w/2; {BACK}",
         ),
         (
-            Roll(left=(), current="w/1", rolled=("w/0", "w/2")),
+            Roll(left=(), turns={"w/1": 5}, rolled=("w/0", "w/2")),
             "being rolled, 2 done: it is this one's turn; if it fails, the roll stops here.",
         ),
         (
-            Roll(left=("w/1", "w/2"), current="w/0"),
+            Roll(left=("w/1", "w/2"), turns={"w/0": 5}),
             "being rolled, 0 done: this one is restarted once w/0 is ready again.",
         ),
         (
-            Roll(left=("w/2", "w/1"), current="w/0"),
+            Roll(left=("w/2", "w/1"), turns={"w/0": 5}),
             "being rolled, 0 done: this one is restarted once w/0, w/2 are ready again.",
         ),
         (
-            Roll(left=("w/3",), current="w/2", rolled=("w/0", "w/1")),
+            Roll(left=("w/3",), turns={"w/2": 5}, rolled=("w/0", "w/1")),
             "being rolled, 2 done: it is w/2's turn; then w/3; this one is left as it is.",
         ),
         (
-            Roll(left=("w/1",), current="w/0", failed="w/0", failure="at w/0: crash", earlier=EARLIER),
+            Roll(left=("w/1",), turns={"w/0": 5}, failed="w/0", failure="at w/0: crash", earlier=EARLIER),
             "taken back to its earlier definition, since w/0 failed: this one is restarted once w/0 is ready again.",
         ),
     ],

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from gpuward import __version__
@@ -21,8 +22,8 @@ from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.planning import FleetText, Proposal, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
+from gpuward.policy.apply import rolled_pools
 from gpuward.policy.life import (
-    ALIVE,
     Event,
     Goal,
     Phase,
@@ -33,6 +34,7 @@ from gpuward.policy.life import (
 )
 from gpuward.policy.operations import Target, Verb
 from gpuward.policy.ports import PortsExhausted
+from gpuward.policy.roll import starts_anew
 from gpuward.supervisor import Supervisor
 
 READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "events", "why"})
@@ -170,11 +172,15 @@ class Commands:
         document = self._views.proposal(proposal)
         if not proposal.plan.ok:
             raise _nothing_applied(proposal, document)
-        before = self._supervisor.state.workers
+        state = self._supervisor.state
+        before = state.workers
+        rolling: tuple[str, ...] = ()
+        if proposal.fleet is not None:
+            rolling = rolled_pools(state, proposal.fleet.pools, proposal.plan, proposal.changes)
         document["changed"] = not self._fleets.changes_nothing(proposal)
         document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
-        document["operation"] = self._supervisor.operations.begin(verb, targets).id if targets else None
+        document["operation"] = self._supervisor.operations.begin(verb, targets, rolling).id if targets else None
         self._supervisor.operations.look(self._supervisor.state)
         return document
 
@@ -197,8 +203,8 @@ class Commands:
         now = self._supervisor.state.workers.get(name)
         if now is None or now.removed:
             return Target(name=name, down=True)
-        was_alive = before is not None and before.phase in ALIVE
-        return Target(name=name, down=False, ready_in_run=now.run + 1 if was_alive else max(1, now.run))
+        has_started = now.phase is Phase.STARTING and (before is None or now.run > before.run)
+        return Target(name=name, down=False, ready_in_run=now.run if has_started else now.run + 1)
 
     def _targets(self, op: str, args: ask.TargetArgs) -> Document:
         if op == "reset":
@@ -228,9 +234,10 @@ class Commands:
             raise Refusal("refused", f"cannot roll {args.pool!r}: no pool of this name has workers that are wanted up")
         rolling = self._supervisor.state.rolls.get(pool.name)
         if rolling is not None:
-            why = f"its roll is at {rolling.current}, {len(rolling.left)} to come; apply a fleet to end it"
+            at = ", ".join(rolling.under_way) or "its beginning"
+            why = f"its roll is at {at}, {len(rolling.left)} to come; apply a fleet to end it"
             raise Refusal("refused", f"cannot roll {pool.name!r} twice at once: {why}")
-        targets = [_target("restart", worker) for worker in workers]
+        begun = policy.begin_roll(self._supervisor.state, pool).rolls[pool.name]
         proposal = self._fleets.propose_roll(pool.name, _text(args.file)) if args.file is not None else None
         if proposal is not None and not proposal.plan.ok:
             raise _nothing_applied(proposal, self._views.proposal(proposal))
@@ -238,7 +245,13 @@ class Commands:
             self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal))
         else:
             self._supervisor.command(lambda state, now_s: policy.settle(policy.begin_roll(state, pool), now_s))
-        operation = self._supervisor.operations.begin("roll", targets)
+        targets = [
+            replace(_target("restart", worker), ready_in_run=worker.run)
+            if proposal is None and starts_anew(begun, worker)
+            else _target("restart", worker)
+            for worker in workers
+        ]
+        operation = self._supervisor.operations.begin("roll", targets, (pool.name,))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 

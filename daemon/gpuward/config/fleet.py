@@ -102,6 +102,9 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     memory_max: int | None = None
     start_timeout_s: float = 1800.0
     stop_timeout_s: float = 30.0
+    update: Literal["rolling", "all"] = "rolling"
+    max_unavailable: int = 1
+    min_ready_s: float = 2.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     on_cause: OnCause = field(default_factory=OnCause)
     on_oom: Literal["hold", "restart", "adapt"] = "restart"

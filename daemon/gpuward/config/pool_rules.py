@@ -29,6 +29,8 @@ POOL_RULES: Final[Mapping[str, Rule]] = {
     "max_model_len": at_least(1),
     "min_max_model_len": at_least(1),
     "max_parallel_starts": at_least(1),
+    "max_unavailable": at_least(1),
+    "min_ready_s": between(0, _SECONDS_MAX),
     "gpus": devices,
     "first_gpu": at_least(0),
     "port": between(1, 65535),

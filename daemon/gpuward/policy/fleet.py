@@ -29,7 +29,8 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
-from gpuward.policy.roll import Roll, reason_of, roll_on
+from gpuward.policy.preflight import would_not_return
+from gpuward.policy.roll import Roll, Seen, next_look_s, reason_of, roll_on
 from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
 
@@ -56,6 +57,8 @@ class FleetState:
     """GPU UUID -> why it takes no new worker."""
     holders: Holders = field(default_factory=dict)
     rolls: Mapping[str, Roll] = field(default_factory=dict)
+    stopped_rolls: Mapping[str, str] = field(default_factory=dict)
+    """Why the last roll of a pool has ended before its end, until another begins; of this daemon life only."""
     levels: Mapping[str, Level] = field(default_factory=dict)
 
     def pool_of(self, worker: Worker) -> Pool:
@@ -135,41 +138,68 @@ def settle(state: FleetState, now_s: float) -> Outcome:
     return state, tuple(effects)
 
 
-def begin_roll(state: FleetState, pool: Pool, earlier: Pool | None = None) -> FleetState:
+def begin_roll(state: FleetState, pool: Pool, earlier: Pool | None = None, *, force: bool = False) -> FleetState:
     """Have the workers of a pool restarted one after the other, on the GPUs that they have, once it is settled.
 
     ``earlier``: the definition to go back to at the first failure, where ``pool`` is another.
     """
-    members = [worker for worker in state.members(pool.name) if worker.goal is Goal.UP]
+    members = [worker for worker in state.members(pool.name) if worker.goal is Goal.UP and not worker.removed]
     steps = {worker.name: worker.steps for worker in members if worker.steps and earlier is not None}
-    begun = Roll(left=tuple(worker.name for worker in members), earlier=earlier, steps=steps)
-    pools = {**state.pools, pool.name: pool}
-    return replace(state, pools=pools, rolls={**state.rolls, pool.name: begun})
+    begun = Roll(left=tuple(worker.name for worker in members), earlier=earlier, steps=steps, force=force)
+    return with_roll(replace(state, pools={**state.pools, pool.name: pool}), pool.name, begun)
+
+
+def with_roll(state: FleetState, pool: str, roll: Roll) -> FleetState:
+    """The state in which this roll of the pool has begun."""
+    stopped = {name: why for name, why in state.stopped_rolls.items() if name != pool}
+    return replace(state, rolls={**state.rolls, pool: roll}, stopped_rolls=stopped)
 
 
 def _roll_on(state: FleetState, now_s: float) -> Outcome:
     effects: list[Effect] = []
     for pool, before in tuple(state.rolls.items()) if not state.halting else ():
-        turn = roll_on(before, state.workers, state.pools[pool])
+        turn = roll_on(before, Seen(state.workers, now_s, _obstacles(state, pool)), state.pools[pool])
         rolls = {other: one for other, one in state.rolls.items() if other != pool}
         rolls |= {pool: turn.roll} if turn.roll is not None else {}
         state = replace(state, rolls=rolls, pools={**state.pools, pool: turn.pool})
         if turn.told is not None:
-            effects.append(Note(before.current, *turn.told))
-        if turn.restart and turn.roll is not None:
-            state, caused = _restart_in_roll(state, turn.roll, now_s)
+            effects.append(Note(turn.about, *turn.told))
+        if turn.told is not None and turn.roll is None:
+            state = replace(state, stopped_rolls={**state.stopped_rolls, pool: turn.told[1]})
+        for name in turn.restarts:
+            state, caused = _restart_in_roll(state, turn.roll or before, name, now_s)
             effects += caused
     return state, tuple(effects)
 
 
-def _restart_in_roll(state: FleetState, roll: Roll, now_s: float) -> Outcome:
-    """Restart the worker whose turn it is: another definition begins with no ladder, the earlier one with its own."""
-    worker = state.workers[roll.current]
+def _obstacles(state: FleetState, pool: str) -> dict[str, str]:
+    """Why workers of a pool would not come back, of those that would not."""
+    found = (would_not_return(state, worker, state.pools[pool]) for worker in state.members(pool))
+    return {one.worker: str(one) for one in found if one is not None}
+
+
+def _restart_in_roll(state: FleetState, roll: Roll, name: str, now_s: float) -> Outcome:
+    """Restart a worker whose turn it is: another definition begins with no ladder, the earlier one with its own.
+
+    On the way back it gets the GPUs that it had, unless they are another's by now.
+    """
+    worker = state.workers[name]
     if roll.earlier is not None:
         worker = replace(worker, steps=roll.steps.get(worker.name, ()) if roll.goes_back else ())
+    place = roll.places.get(name, ()) if roll.goes_back else ()
+    if place and not _taken_by_others(state, name, place):
+        worker = replace(worker, device_uuids=place)
     pool = state.pools[worker.pool]
     restarted, effects = step_worker(worker, RestartAsked(reason_of(roll)), pool, now_s)
     return with_worker(state, restarted), effects
+
+
+def _taken_by_others(state: FleetState, name: str, uuids: tuple[str, ...]) -> bool:
+    others = [worker for worker in state.workers.values() if worker.name != name and not worker.removed]
+    return (
+        any(not {*uuids}.isdisjoint(other.device_uuids) for other in others)
+        and not state.pools[state.workers[name].pool].share
+    )
 
 
 def _whereabouts(worker: Worker) -> tuple[Phase, tuple[str, ...], float | None]:
@@ -255,6 +285,8 @@ def next_deadline_s(state: FleetState, now_s: float) -> float | None:
             times.append(worker.not_before_s)
         if worker.phase is Phase.RELEASING:
             times.append(worker.since_s + state.terms.release_timeout_s)
+    looks = (next_look_s(roll, state.workers, state.pools[name]) for name, roll in state.rolls.items())
+    times += [look_s for look_s in looks if look_s is not None and look_s > now_s]
     return min(times, default=None)
 
 

@@ -6,8 +6,9 @@ joined: both end when it is there. One that wants the opposite supersedes the ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
@@ -37,7 +38,8 @@ class Target:
 class Operation:
     """A command under way; ``version`` grows with every change that a waiting client should see.
 
-    ``goes_back``: a roll that has failed and is not back at the earlier definition yet.
+    ``rolling``: pools that it changes worker by worker, ``back``: those of them that have failed and are not back at
+    the earlier definition yet. ``goes_back`` is the same of earlier versions, which rolled one pool.
     """
 
     id: str
@@ -45,33 +47,71 @@ class Operation:
     targets: tuple[Target, ...]
     version: int = 1
     goes_back: bool = False
+    rolling: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["running", "done", "failed"]:
         """Running until every worker is settled; failed if any failed."""
         states = {target.state for target in self.targets}
-        if "pending" in states or self.goes_back:
+        if "pending" in states or self.back or self.goes_back:
             return "running"
         return "failed" if "failed" in states else "done"
 
 
-def advance(operation: Operation, workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> Operation:
-    """Look at the workers again, and at their rolls."""
-    if operation.verb == "roll":
-        return _advance_roll(operation, workers, rolls)
-    return _with_targets(operation, tuple(_look(target, workers.get(target.name)) for target in operation.targets))
+NONE_STOPPED: Mapping[str, str] = MappingProxyType({})
 
 
-def _advance_roll(operation: Operation, workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> Operation:
+def advance(
+    operation: Operation,
+    workers: Mapping[str, Worker],
+    rolls: Mapping[str, Roll],
+    stopped: Mapping[str, str] = NONE_STOPPED,
+) -> Operation:
+    """Look at the workers again, and at their rolls; ``stopped``: why rolls of pools ended before their end."""
+    operation = _of_this_version(operation)
+    looked: dict[str, Target] = {}
+    back: list[str] = []
+    for pool in dict.fromkeys(pool_of(target.name) for target in operation.targets):
+        targets = [target for target in operation.targets if pool_of(target.name) == pool]
+        if pool not in operation.rolling:
+            looked |= {target.name: _look(target, workers.get(target.name)) for target in targets}
+            continue
+        roll = rolls.get(pool)
+        back += [pool] if roll is not None and roll.goes_back else []
+        done = _advance_roll(targets, workers, roll, was_going_back=pool in operation.back, why=stopped.get(pool, ""))
+        looked |= {target.name: target for target in done}
+    return _with_targets(operation, tuple(looked[one.name] for one in operation.targets), tuple(back))
+
+
+def _of_this_version(operation: Operation) -> Operation:
+    if operation.verb != "roll" or operation.rolling or not operation.targets:
+        return operation
+    pool = (pool_of(operation.targets[0].name),)
+    return replace(operation, rolling=pool, back=pool if operation.goes_back else (), goes_back=False)
+
+
+def _advance_roll(
+    targets: list[Target], workers: Mapping[str, Worker], roll: Roll | None, *, was_going_back: bool, why: str
+) -> Iterable[Target]:
     """A roll ends at the first failure, and only when those that go back are back."""
-    roll = rolls.get(pool_of(operation.targets[0].name)) if operation.targets else None
     if roll is not None and roll.goes_back:
-        back = (_on_the_way_back(target, roll, workers.get(target.name)) for target in operation.targets)
-        return _with_targets(operation, tuple(back), goes_back=True)
-    if operation.goes_back:
-        return _with_targets(operation, tuple(_back(one, workers.get(one.name)) for one in operation.targets))
-    looked = _none_after_a_failure(tuple(_look(target, workers.get(target.name)) for target in operation.targets))
-    return _with_targets(operation, looked if roll is not None else tuple(map(_left_out, looked)))
+        return [_on_the_way_back(target, roll, workers.get(target.name)) for target in targets]
+    if was_going_back:
+        return [_back(target, workers.get(target.name)) for target in targets]
+    looked = [_look(target, workers.get(target.name)) for target in targets]
+    if roll is None:
+        return [_left_out(target, why) for target in _none_after_a_failure(looked)]
+    return [_in_roll(before, after, roll) for before, after in zip(targets, looked, strict=True)]
+
+
+def _in_roll(before: Target, looked: Target, roll: Roll) -> Target:
+    """A worker is done when the roll says so: it has been ready for long enough."""
+    if before.state != "pending" or looked.name in roll.rolled:
+        return looked
+    if looked.down or looked.name in {*roll.left, *roll.turns}:
+        return replace(looked, state=before.state if looked.state == "done" and not looked.down else looked.state)
+    return looked
 
 
 def _on_the_way_back(target: Target, roll: Roll, worker: Worker | None) -> Target:
@@ -104,28 +144,29 @@ def pool_of(worker: str) -> str:
     return worker.rpartition("/")[0]
 
 
-def _with_targets(operation: Operation, targets: tuple[Target, ...], *, goes_back: bool = False) -> Operation:
-    if (targets, goes_back) == (operation.targets, operation.goes_back):
+def _with_targets(operation: Operation, targets: tuple[Target, ...], back: tuple[str, ...] | None = None) -> Operation:
+    back = operation.back if back is None else back
+    if (targets, back) == (operation.targets, operation.back):
         return operation
-    return replace(operation, targets=targets, goes_back=goes_back, version=operation.version + 1)
+    return replace(operation, targets=targets, back=back, version=operation.version + 1)
 
 
-def _none_after_a_failure(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+def _none_after_a_failure(targets: list[Target]) -> list[Target]:
     """A roll ends at the first failure: those that it has not come to are left as they are."""
     failed = next((target.name for target in targets if target.state == "failed"), None)
     if failed is None:
         return targets
     reason = f"left as it is: the roll stopped at {failed}"
-    return tuple(
+    return [
         replace(target, state="failed", reason=reason) if target.state == "pending" else target for target in targets
-    )
+    ]
 
 
-def _left_out(target: Target) -> Target:
-    """Another command, or a stop, has taken the place of the roll before it came to this worker."""
+def _left_out(target: Target, why: str) -> Target:
+    """The roll has stopped, or another command or a stop has taken its place, before it came to this worker."""
     if target.state != "pending":
         return target
-    return replace(target, state="failed", reason="the roll has ended without it")
+    return replace(target, state="failed", reason=why or "the roll has ended without it")
 
 
 def _yield(target: Target, rival: Target | None, later: str) -> Target:

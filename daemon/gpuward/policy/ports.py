@@ -58,6 +58,20 @@ def explicit_ports(pools: Iterable[Pool]) -> dict[str, int]:
     }
 
 
+def serves(pool: Pool) -> bool:
+    """Whether workers of the pool listen on a port that they are given."""
+    if pool.engine != "command" or pool.port is not None:
+        return True
+    return any("{port}" in word for word in (*pool.command, pool.ready_url or ""))
+
+
+def served_port(pool: Pool, index: int, block: int) -> int | None:
+    """The port that worker ``index`` serves on, ``block`` being the first of its own; None where it serves nothing."""
+    if not serves(pool):
+        return None
+    return block if pool.port is None else pool.port + index
+
+
 def problems(pools: Iterable[Pool], settings: PortRange) -> tuple[Remark, ...]:
     """Return what cannot work about the ports of a fleet: one port for two workers, a port that is none, too few."""
     fleet = tuple(pools)

@@ -1,26 +1,30 @@
-"""A pool that is restarted one worker after the other, and goes back at the first that fails. Pure.
+"""A pool that is changed one worker after the other, and goes back at the first that fails. Pure.
 
 With another definition there is an earlier one to go back to: the worker that failed, and those that were restarted
 before it, get that again, one after the other too. Without one the roll only stops: there is nothing to go back to.
+Who does not serve anyway gets the new definition at once. The only ready worker of a pool is not taken away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from gpuward.config.fleet import Fleet, Pool, Remark
+from gpuward.config.fleet import Pool
 from gpuward.policy.life import Goal, LadderStep, Phase, Worker
-from gpuward.policy.reload import Change, definition
+from gpuward.policy.reload import definition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roll:
-    """A pool that is being restarted: ``current`` is ready again from run ``ready_in_run`` on, ``left`` come after.
+    """A pool that is being changed: who in ``turns`` is not in ``rolled`` is under way, ``left`` come after.
 
-    ``rolled`` have been restarted. ``earlier`` is what they ran with before, None where that is no other;
-    ``steps``: what their ladders had lowered then. ``failed`` and ``failure``: who ended the roll, and how, where it is
-    on its way back.
+    ``turns``: from which run on a worker that had its turn counts. ``rolled`` have been ready for long enough.
+    ``earlier`` is what they ran with before, None where that is no other; ``steps``: what their ladders had lowered
+    then, ``places``: the GPUs that they had then. ``hopeless``: had failed before their turn came, so that their
+    failing tells nothing. ``failed`` and ``failure``: who ended the roll, and how, where it is on its way back.
+    ``force``: neither the last ready worker nor what would not come back is spared. ``asked``: why it is done.
+    ``current`` and ``ready_in_run`` are of records of earlier versions, which rolled one worker at a time.
     """
 
     left: tuple[str, ...]
@@ -31,118 +35,230 @@ class Roll:
     steps: Mapping[str, tuple[LadderStep, ...]] = field(default_factory=dict)
     failed: str = ""
     failure: str = ""
+    turns: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hopeless: tuple[str, ...] = ()
+    force: bool = False
+    asked: str = "rolled by command"
 
     @property
     def goes_back(self) -> bool:
         """Whether it is on its way back."""
         return bool(self.failed)
 
+    @property
+    def under_way(self) -> tuple[str, ...]:
+        """Who is being restarted now, or not ready for long enough yet."""
+        return tuple(name for name in self.turns if name not in self.rolled)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What follows for a roll: what is left of it (None: nothing), and who is restarted now (empty: nobody).
+    """What follows for a roll: what is left of it (None: nothing), and who is restarted now.
 
-    ``pool`` is what the pool's workers are started with from now on. ``told``: kind and sentence of an event.
+    ``pool`` is what the pool's workers are started with from now on. ``told``: kind and sentence of an event about
+    ``about``.
     """
 
     roll: Roll | None
     pool: Pool
-    restart: str = ""
+    restarts: tuple[str, ...] = ()
     told: tuple[str, str] | None = None
+    about: str = ""
 
 
-def roll_on(roll: Roll, workers: Mapping[str, Worker], pool: Pool) -> Turn:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a roll is looked at by; ``obstacles``: why a worker would not come back."""
+
+    workers: Mapping[str, Worker]
+    now_s: float
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+
+
+def roll_on(roll: Roll, seen: Seen, pool: Pool) -> Turn:
     """Look at a roll again."""
-    current = workers.get(roll.current)
-    if current is None or not _takes_part(current):
-        return _next(roll, workers, pool)
-    if current.phase is Phase.FAILED or _fell(current, roll.ready_in_run):
-        return _after_a_failure(roll, current, workers, pool)
-    if current.phase is Phase.READY and current.run >= roll.ready_in_run:
-        return _next(replace(roll, rolled=(*roll.rolled, current.name)), workers, pool)
-    if current.phase is Phase.READY:  # the daemon that began this restart has not come to do it
-        return Turn(roll=roll, pool=pool, restart=current.name)
-    return Turn(roll=roll, pool=pool)
+    roll = _of_this_version(roll)
+    for name in roll.turns:
+        worker = seen.workers.get(name)
+        ended = _failure(roll, worker, seen) if worker is not None and _takes_part(worker) else ""
+        if worker is not None and ended:
+            return _after_a_failure(roll, worker, ended, seen, pool)
+    roll = replace(roll, rolled=(*roll.rolled, *(name for name in roll.under_way if _is_done(roll, name, seen, pool))))
+    return _take_turns(roll, seen, pool)
 
 
-def more_than_a_roll(name: str, old: Fleet, new: Fleet, changes: Iterable[Change]) -> Remark | None:
-    """Say what a fleet changes beside the definition of one pool; None where it is nothing."""
-    others = [pool.name for pool in (*old.pools, *new.pools) if pool.name != name and _other(pool.name, old, new)]
-    beside = [f"pool '{other}' changes too" for other in dict.fromkeys(others)]
-    beside += [
-        f"{change.worker}: {change.action}, {change.reason}"
-        for change in changes
-        if change.pool == name and change.action not in {"restart", "keep"}
+def next_look_s(roll: Roll, workers: Mapping[str, Worker], pool: Pool) -> float | None:
+    """When a worker that is under way has been ready for long enough; None where none is ready."""
+    times = [
+        worker.ready_since_s + pool.min_ready_s
+        for name in roll.under_way
+        if (worker := workers.get(name)) is not None
+        and worker.phase is Phase.READY
+        and worker.ready_since_s is not None
     ]
-    if name not in {pool.name for pool in new.pools}:
-        beside.append(f"there is no pool '{name}' in it")
-    if not beside:
-        return None
-    way_out = (
-        f"a roll changes pool '{name}' alone, with its workers on the GPUs that they have; gpuctl apply does the rest"
-    )
-    return Remark(code="more-than-a-roll", pool=name, message=f"{'; '.join(beside)}: {way_out}")
-
-
-def _other(name: str, old: Fleet, new: Fleet) -> bool:
-    there = [{pool.name: pool for pool in fleet.pools}.get(name) for fleet in (old, new)]
-    return there[0] != there[1]
+    return min(times, default=None)
 
 
 def reason_of(roll: Roll) -> str:
     """Why a worker of it is restarted."""
     if roll.goes_back:
         return f"rolled back: {roll.failed} failed"
-    return f"rolled by command ({len(roll.rolled)} done, {len(roll.left)} to come)"
+    return f"{roll.asked} ({len(roll.rolled)} done, {len(roll.left)} to come)"
 
 
-def _next(roll: Roll, workers: Mapping[str, Worker], pool: Pool) -> Turn:
-    for position, name in enumerate(roll.left):
-        worker = workers.get(name)
+def _of_this_version(roll: Roll) -> Roll:
+    if not roll.current:
+        return roll
+    return replace(roll, current="", turns={**roll.turns, roll.current: roll.ready_in_run})
+
+
+def _is_done(roll: Roll, name: str, seen: Seen, pool: Pool) -> bool:
+    worker = seen.workers.get(name)
+    if worker is None or not _takes_part(worker):
+        return True
+    if name in roll.hopeless and (worker.phase is Phase.FAILED or _fell(worker, roll.turns[name])):
+        return True
+    ready = worker.phase is Phase.READY and worker.run >= roll.turns[name] and worker.ready_since_s is not None
+    return ready and seen.now_s - (worker.ready_since_s or 0.0) >= pool.min_ready_s
+
+
+def _take_turns(roll: Roll, seen: Seen, pool: Pool) -> Turn:
+    """Give as many of those that are left their turn as may be away at once."""
+    again = [name for name in roll.under_way if _was_not_restarted(seen.workers[name], roll.turns[name])]
+    restarts, passed = list(again), []  # `again`: the daemon that began their restart has not come to do it
+    for name in sorted(roll.left, key=lambda name: _serves(seen.workers.get(name))):
+        worker = seen.workers.get(name)
         if worker is None or not _takes_part(worker):
+            passed.append(name)
             continue
-        has_it = roll.earlier is not None and worker.definition == definition(pool)
-        if has_it and worker.phase is Phase.READY:
+        has_it = roll.earlier is not None and _has(worker, pool)
+        if has_it and worker.phase in {Phase.READY, Phase.STARTING}:
+            roll = _with_turn(roll, worker, worker.run)
             continue
-        starts = has_it and worker.phase is Phase.STARTING
-        ahead = replace(
-            roll, left=roll.left[position + 1 :], current=name, ready_in_run=worker.run if starts else worker.run + 1
-        )
-        return Turn(roll=ahead, pool=pool, restart="" if starts else name)
+        if worker.phase is not Phase.READY:
+            roll, restarted = _of_who_does_not_serve(roll, worker, seen)
+            restarts += restarted
+            continue
+        if not _may_go(roll, worker, seen, pool, restarts):
+            continue
+        obstacle = "" if roll.force else seen.obstacles.get(name) or _nobody_else(worker, seen, pool)
+        if obstacle:
+            return _after_a_failure(roll, worker, f"{name} was not touched: {obstacle}", seen, pool)
+        roll = _with_turn(roll, worker, worker.run + 1)
+        restarts.append(name)
+    roll = replace(roll, left=tuple(name for name in roll.left if name not in passed))
+    if roll.left or roll.under_way or restarts:
+        return Turn(roll=roll, pool=pool, restarts=tuple(restarts))
+    return _over(roll, pool)
+
+
+def _over(roll: Roll, pool: Pool) -> Turn:
     told = None
     if roll.goes_back:
         told = ("roll-back-done", f"pool {pool.name} is back at its earlier definition after {roll.failure}")
-    return Turn(roll=None, pool=pool, told=told)
+    return Turn(roll=None, pool=pool, told=told, about=roll.failed)
 
 
-def _after_a_failure(roll: Roll, current: Worker, workers: Mapping[str, Worker], pool: Pool) -> Turn:
-    ended = f"at {current.name}: {current.reason}" if roll.earlier is None else f"at {current.name}: {_why(current)}"
+def _serves(worker: Worker | None) -> bool:
+    return worker is not None and worker.phase is Phase.READY
+
+
+def _may_go(roll: Roll, worker: Worker, seen: Seen, pool: Pool, restarts: list[str]) -> bool:
+    """Whether a ready worker may be away now; who has failed before is neither waited for nor counted."""
+    others = [one for one in _members(seen, pool) if one.name != worker.name]
+    going = {*restarts, *roll.under_way} - {*roll.rolled}
+    away = sum(
+        one.name in going or not (one.phase in {Phase.READY, Phase.FAILED} or one.name in roll.hopeless)
+        for one in others
+    )
+    if away >= pool.max_unavailable:
+        return False
+    serving = any(one.phase is Phase.READY and one.name not in going for one in others)
+    coming = any(_may_come(one, seen) for one in others)
+    return roll.force or serving or not coming
+
+
+def _nobody_else(worker: Worker, seen: Seen, pool: Pool) -> str:
+    others = [one.name for one in _members(seen, pool) if one.name != worker.name]
+    if not others or any(_may_come(seen.workers[name], seen) for name in others):
+        return ""
+    why = "; ".join(seen.obstacles.get(name, f"{name} has failed") for name in others)
+    return f"it is the only ready worker of the pool ({why}); --force rolls it all the same"
+
+
+def _may_come(worker: Worker, seen: Seen) -> bool:
+    """Whether it serves, or may do so without a person's doing."""
+    return worker.phase is Phase.READY or not (worker.phase is Phase.FAILED or worker.name in seen.obstacles)
+
+
+def _members(seen: Seen, pool: Pool) -> Iterator[Worker]:
+    return (worker for worker in seen.workers.values() if worker.pool == pool.name and _takes_part(worker))
+
+
+def starts_anew(roll: Roll, worker: Worker) -> bool:
+    """Whether the run that a worker is starting is what this roll would give it: nothing is to change but the run."""
+    return roll.earlier is None and not roll.places and worker.phase is Phase.STARTING
+
+
+def _of_who_does_not_serve(roll: Roll, worker: Worker, seen: Seen) -> tuple[Roll, list[str]]:
+    """Who is not ready has nothing to lose: its turn is now; nobody waits for one that cannot come."""
+    if starts_anew(roll, worker):
+        return _with_turn(roll, worker, worker.run), []
+    roll = _with_turn(roll, worker, worker.run + 1)
+    if worker.name in seen.obstacles:
+        known = (*roll.hopeless, worker.name)
+        roll = replace(roll, hopeless=known, rolled=(*roll.rolled, worker.name))
+    return roll, [worker.name]
+
+
+def _with_turn(roll: Roll, worker: Worker, run: int) -> Roll:
+    hopeless = (*roll.hopeless, worker.name) if worker.phase is Phase.FAILED and not roll.goes_back else roll.hopeless
+    left = tuple(name for name in roll.left if name != worker.name)
+    return replace(roll, left=left, turns={**roll.turns, worker.name: run}, hopeless=hopeless)
+
+
+def _was_not_restarted(worker: Worker, run: int) -> bool:
+    return worker.phase in {Phase.READY, Phase.FAILED} and worker.run < run and worker.then is None
+
+
+def _has(worker: Worker, pool: Pool) -> bool:
+    return worker.definition == definition(pool) and worker.run_uuids == worker.device_uuids
+
+
+def _after_a_failure(roll: Roll, worker: Worker, ended: str, seen: Seen, pool: Pool) -> Turn:
     if roll.goes_back:
-        lost = f"the way back stops {ended}; {_whereabouts(roll, workers)}; first it was {roll.failure}"
-        return Turn(roll=None, pool=pool, told=("roll-stopped", f"the roll of {pool.name}: {lost}"))
+        lost = f"the way back stops {ended}; {_whereabouts(roll, seen.workers)}; first it was {roll.failure}"
+        told = ("roll-stopped", f"the roll of {pool.name}: {lost}")
+        return Turn(roll=None, pool=pool, told=told, about=worker.name)
     if roll.earlier is None:
         why = "nothing to roll back: all ran with this definition before"
-        told = f"the roll of {pool.name} stops {ended}; {_whereabouts(roll, workers)}; {why}"
-        return Turn(roll=None, pool=pool, told=("roll-stopped", told))
-    concerned = [name for name in _with_another(roll.earlier, workers) if name != current.name]
-    back = replace(roll, left=tuple(concerned), current="", rolled=(), failed=current.name, failure=ended)
-    told = f"the roll of {pool.name} stops {ended}; back to the earlier definition: {current.name}"
-    told += "".join(f", {name}" for name in concerned)
-    first = replace(back, current=current.name, ready_in_run=current.run + 1)
-    return Turn(roll=first, pool=roll.earlier, restart=current.name, told=("roll-back", told))
+        sentence = f"the roll of {pool.name} stops {ended}; {_whereabouts(roll, seen.workers)}; {why}"
+        return Turn(roll=None, pool=pool, told=("roll-stopped", sentence), about=worker.name)
+    concerned = _with_another(roll.earlier, worker, seen.workers)
+    back = replace(roll, left=concerned, rolled=(), turns={}, hopeless=(), failed=worker.name, failure=ended)
+    sentence = (
+        f"the roll of {pool.name} stops {ended}; back to the earlier definition: {', '.join(concerned) or 'none'}"
+    )
+    first = _take_turns(back, seen, roll.earlier)
+    return replace(first, told=("roll-back", sentence), about=worker.name)
 
 
-def _why(worker: Worker) -> str:
-    """The reason without what would follow from it, which is not what follows in a roll."""
-    return worker.reason.split(";")[0]
+def _why(worker: Worker, roll: Roll) -> str:
+    """How it ended, without what would follow from it, which is not what follows in a roll."""
+    reason = worker.reason if roll.earlier is None else worker.reason.split(";")[0]
+    return f"at {worker.name}: {reason}"
 
 
-def _with_another(earlier: Pool, workers: Mapping[str, Worker]) -> Iterator[str]:
-    """Workers of the pool whose newest run has another definition than this one."""
+def _with_another(earlier: Pool, failed: Worker, workers: Mapping[str, Worker]) -> tuple[str, ...]:
+    """Workers of the pool whose newest run has another definition than this one, who failed before all others."""
     wanted = definition(earlier)
-    for worker in workers.values():
-        if worker.pool == earlier.name and _takes_part(worker) and worker.definition not in {"", wanted}:
-            yield worker.name
+    names = [
+        worker.name
+        for worker in workers.values()
+        if worker.pool == earlier.name and _takes_part(worker) and worker.definition not in {"", wanted}
+    ]
+    return tuple(sorted(names, key=lambda name: name != failed.name))
 
 
 def _whereabouts(roll: Roll, workers: Mapping[str, Worker]) -> str:
@@ -154,7 +270,18 @@ def _takes_part(worker: Worker) -> bool:
     return worker.goal is Goal.UP and not worker.removed
 
 
-def _fell(worker: Worker, ready_in_run: int) -> bool:
-    """Whether the run that the roll started has ended by itself."""
+def _failure(roll: Roll, worker: Worker, seen: Seen) -> str:
+    """How the worker failed since it had its turn; empty where it did not, or where that tells nothing."""
+    run = roll.turns[worker.name]
+    if worker.name in roll.hopeless:
+        return ""
+    if _fell(worker, run) or (worker.phase is Phase.FAILED and worker.run >= run):
+        return _why(worker, roll)
+    obstacle = seen.obstacles.get(worker.name, "") if worker.phase is Phase.BLOCKED else ""
+    return f"at {worker.name}: {obstacle}" if obstacle else ""
+
+
+def _fell(worker: Worker, run: int) -> bool:
+    """Whether the run that the roll started, or a later one, has ended by itself."""
     exit_ = worker.last_exit
-    return exit_ is not None and exit_.run >= ready_in_run and exit_.cause != "commanded"
+    return exit_ is not None and exit_.run >= run and exit_.cause != "commanded"

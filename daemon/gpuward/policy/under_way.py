@@ -36,12 +36,14 @@ def _of_roll(name: str, roll: Roll) -> str:
     way = f"Its pool is taken back to its earlier definition, since {roll.failed} failed" if roll.goes_back else ""
     at = way or f"Its pool is being rolled, {len(roll.rolled)} done"
     then = f"; then {_some(roll.left)}" if roll.left else ""
-    if name == roll.current:
+    turns = roll.under_way
+    if name in turns:
         return f"{at}: it is this one's turn{then}; {_if_it_fails(roll)}."
     if name in roll.left:
-        before = roll.left[: roll.left.index(name)]
-        return f"{at}: this one is restarted once {_some([roll.current, *before])} {_is_or_are(before)} ready again."
-    return f"{at}: it is {roll.current}'s turn{then}; this one is left as it is."
+        before = [*turns, *roll.left[: roll.left.index(name)]]
+        once = f"once {_some(before)} {_is_or_are(before)} ready again" if before else "once another is ready"
+        return f"{at}: this one is restarted {once}."
+    return f"{at}: it is {_some(turns) or 'nobody'}'s turn{then}; this one is left as it is."
 
 
 def _if_it_fails(roll: Roll) -> str:
@@ -51,7 +53,7 @@ def _if_it_fails(roll: Roll) -> str:
 
 
 def _is_or_are(beside: Sequence[str]) -> str:
-    return "are" if beside else "is"
+    return "are" if len(beside) > 1 else "is"
 
 
 def _some(names: Sequence[str]) -> str:

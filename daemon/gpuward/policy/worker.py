@@ -40,6 +40,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.ports import served_port
 from gpuward.policy.reload import definition
 from gpuward.policy.response import after_end
 from gpuward.policy.restart import GiveUp
@@ -70,8 +71,10 @@ def enter(worker: Worker, phase: Phase, reason: str, now_s: float, deadline_s: f
 
 def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
     """Start the next run; the caller has checked that it may."""
+    port = worker.port if worker.port_block is None else served_port(pool, worker.index, worker.port_block)
     worker = replace(
         worker,
+        port=port,
         run=worker.run + 1,
         run_uuids=worker.device_uuids,
         definition=definition(pool),

@@ -99,3 +99,67 @@ def test_a_file_that_changes_more_than_the_pool_is_refused_and_nothing_moves(dae
     assert rolled.returncode == 6
     assert "m/3: start, new worker on GPU 3: a roll changes pool 'm' alone" in rolled.stderr
     assert [worker["pid"] for worker in daemon.workers().values()] == [worker["pid"] for worker in before.values()]
+
+
+def test_a_changed_fleet_reaches_running_pools_worker_by_worker_and_the_others_serve(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    daemon.all_ready()
+    daemon.write("fleet.toml", the_pool("none"))
+    began = daemon.ctl("reload", "--no-wait")
+
+    seen: list[int] = []
+
+    def over() -> bool:
+        workers = daemon.workers().values()
+        seen.append(sum(worker["ready"] for worker in workers))
+        return all(worker["run"] == 2 and worker["ready"] for worker in workers)
+
+    eventually(over, within_s=30, every_s=0.02)
+
+    assert began.returncode == 0, began.stderr
+    assert min(seen) >= 2
+
+
+def test_an_apply_that_fails_at_one_worker_takes_that_pool_back_and_is_a_new_revision(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    before = daemon.all_ready()
+    daemon.write("new.toml", the_pool("0"))
+
+    applied = daemon.ctl("apply", "new.toml")
+    after = daemon.workers()
+    fleet = daemon.call("status")["fleet"]
+
+    assert applied.returncode == 1
+    assert "cannot apply m/0: at m/0: it " in applied.stderr
+    assert "cannot apply m/1: left as it is: the roll failed" in applied.stderr
+    assert (fleet["revision"], fleet["source"]) == (3, "the roll back of new.toml")
+    assert {worker["phase"] for worker in after.values()} == {"ready"}
+    assert [after[name]["pid"] for name in ("m/1", "m/2")] == [before[name]["pid"] for name in ("m/1", "m/2")]
+    assert actions_of(daemon, "fleet.toml") == {"keep"}
+
+
+def test_update_all_changes_everybody_at_once(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    daemon.all_ready()
+    daemon.write("fleet.toml", the_pool("none").replace("[pool.m.env]", 'update = "all"\n[pool.m.env]'))
+
+    daemon.ctl("reload", "--no-wait")
+    eventually(lambda: not any(one["ready"] for one in daemon.workers().values()), within_s=15)
+    after = daemon.all_ready()
+
+    assert [worker["run"] for worker in after.values()] == [2, 2, 2]
+
+
+def test_another_apply_in_the_middle_of_a_roll_takes_its_place(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    daemon.all_ready()
+    daemon.write("slow.toml", the_pool("none").replace("ready-after-s = 0.2", "ready-after-s = 30"))
+    daemon.write("third.toml", the_pool("nobody at all"))
+
+    daemon.ctl("apply", "slow.toml", "--no-wait")
+    daemon.until("m/0", lambda worker: worker["run"] == 2)
+    applied = daemon.ctl("apply", "third.toml")
+    after = daemon.all_ready()
+
+    assert applied.returncode == 0, applied.stderr
+    assert [worker["run"] for worker in after.values()] == [3, 2, 2]
