@@ -29,6 +29,7 @@ from gpuward.gpu_care import GpuCare
 from gpuward.host.cgroups import Host, find_cgroups
 from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
+from gpuward.host.leases import HOST_PLACES, Leases
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import AlreadyLocked, lock_directory
 from gpuward.host.records import Records
@@ -59,12 +60,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Directories and the socket of this daemon, absolute."""
+    """Directories and the socket of this daemon, absolute. ``shared_leases``: places of all daemons of this host."""
 
     runtime: Path
     state: Path
     logs: Path
     leases: Path
+    shared_leases: tuple[Path, ...]
     socket: str
 
 
@@ -150,9 +152,17 @@ def _places(options: Options, settings: HostSettings) -> Places:
         runtime=runtime,
         state=state,
         logs=_path(given.logs) or beside_state or state / "logs",
-        leases=_path(given.leases) or runtime / "leases",
+        leases=runtime / "leases",
+        shared_leases=_shared_leases(options, given.leases),
         socket=str(Path(socket).absolute()),
     )
+
+
+def _shared_leases(options: Options, named: str | None) -> tuple[Path, ...]:
+    """The place that the settings name, else the host's; simulated GPUs have the same UUIDs in every simulation."""
+    if named is not None:
+        return (Path(named),)
+    return () if options.simulate is not None else HOST_PLACES
 
 
 def _from_systemd(variable: str) -> Path | None:
@@ -255,7 +265,7 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
         runs=runs,
         sampler=sampler,
         xids=XidListener(outward.hear) if isinstance(source.provider, NvmlGpus) else None,
-        leases=places.leases,
+        leases=Leases(places.leases, places.shared_leases),
         logs=places.logs,
         instance=records.instance(),
         cgroups=find_cgroups(Host.this(), records.instance()),

@@ -158,6 +158,7 @@ class Daemon:
         except TimeoutError:
             journal.note("inventory", "no GPU sample yet; goes on without", level="warning")
         await self._catch_up()
+        self._parts.supervisor.notice("leases-not-shared", self._parts.equipment.leases.trouble())
         self._takeover.begin()
         self._tell_set_aside()
         if self._parts.fleets.stored is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpuward.config.host import HostSettings
 from gpuward.engines.launch import HostContext
 from gpuward.host.cgroups import Cgroups
+from gpuward.host.leases import Leases
 from gpuward.host.records import Records
 from gpuward.host.runs import Runs
 
@@ -30,7 +31,7 @@ class Equipment:
     runs: Runs
     sampler: Sampler
     xids: XidListener | None = None
-    leases: Path
+    leases: Leases
     logs: Path
     instance: str
     cgroups: Cgroups = field(default_factory=Cgroups)

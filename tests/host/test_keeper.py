@@ -207,6 +207,30 @@ def test_a_lease_that_another_holds_keeps_the_worker_from_starting(bench: Bench)
     assert (shared.error, shared.code) == ("", 0)
 
 
+def test_a_lease_is_open_to_every_user_and_never_a_link(bench: Bench) -> None:
+    lease, link, elsewhere = (bench.root / name for name in ("GPU-1.lock", "GPU-2.lock", "elsewhere"))
+    link.symlink_to(elsewhere)
+
+    taken = bench.end(bench.start("/bin/true", leases=(str(lease),)))
+    refused = bench.end(bench.start("/bin/true", leases=(str(link),)))
+
+    assert (taken.error, lease.stat().st_mode & 0o777) == ("", 0o644)
+    assert refused.error == f"the lease {link} cannot be taken: Too many levels of symbolic links"
+    assert not elsewhere.exists()
+
+
+def test_a_lease_of_another_user_is_locked_though_it_cannot_be_written(bench: Bench) -> None:
+    lease = bench.root / "GPU-3.lock"
+    lease.touch(0o444)
+
+    with lease.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = bench.end(bench.start("/bin/true", leases=(str(lease),)))
+    taken = bench.end(bench.start("/bin/true", leases=(str(lease),)))
+
+    assert (refused.error, taken.error) == (f"the lease {lease} is held by another run or another daemon", "")
+
+
 def test_the_worker_inherits_no_descriptor_and_no_lock(bench: Bench) -> None:
     bench.end(bench.python("import os; print(sorted(os.listdir('/proc/self/fd')), flush=True)"))
 

@@ -20,7 +20,9 @@ import pytest
         pytest.param("User", "gpuward", id="not root"),
         pytest.param("CapabilityBoundingSet", "", id="no capabilities"),
         pytest.param("NoNewPrivileges", "yes", id="no way to get any"),
-        pytest.param("ReadWritePaths", "/run/gpuward", id="the socket can be made under ProtectSystem=strict"),
+        pytest.param(
+            "ReadWritePaths", "/run/gpuward -/run/gpuward-leases", id="socket and leases under ProtectSystem=strict"
+        ),
         pytest.param("LimitCORE", "0", id="a crashing worker does not fill the disk"),
     ],
 )

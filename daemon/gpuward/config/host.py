@@ -24,7 +24,7 @@ class Directories(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Absolute paths; None is the default that the composition root picks for the user it runs as.
 
     ``runtime`` dies with the machine (sockets, runs, leases), ``state`` survives a reboot, ``logs`` holds worker output
-    (None: logs in the state directory), ``leases`` one lock file per GPU (None: leases in the runtime directory).
+    (None: logs in the state directory), ``leases`` one lock file per GPU (None: where all daemons of the host look).
     """
 
     runtime: str | None = None

@@ -68,6 +68,28 @@ def write_pairs(directory: str, name: str, pairs: list[tuple[str, object]]) -> N
     os.rename(temporary, f"{directory}/{name}")  # noqa: PTH104
 
 
+def open_lease(path: str) -> int:
+    """Open a lock file that everybody may lock: never through a link, never one that has been deleted meanwhile.
+
+    Without O_CREAT first: with it the kernel refuses a file of another user's in a sticky directory
+    (fs.protected_regular). For reading: that is all that flock(2) needs of a file of another user's.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for _ in range(100):  # between the two, others may make it, or may not have opened it to all yet
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            try:
+                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError:
+                continue
+            os.fchmod(fd, 0o644)  # past the umask
+            return fd
+        except PermissionError:
+            time.sleep(0.01)
+    return os.open(path, flags)
+
+
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)); 0 where it is gone."""
     try:
@@ -197,11 +219,12 @@ class Keeper:
         """Lock each GPU's lease file, shared or alone; the locks go when this process goes."""
         mode = fcntl.LOCK_SH if self.word("share", "no") == "yes" else fcntl.LOCK_EX
         for path in self.spec.get("lease", []):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
             try:
-                fcntl.flock(fd, mode | fcntl.LOCK_NB)
-            except OSError:
+                fcntl.flock(open_lease(path), mode | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise CannotStart(f"the lease {path} is held by another run or another daemon") from None
+            except OSError as error:
+                raise CannotStart(f"the lease {path} cannot be taken: {error.strerror}") from None
 
     def start(self) -> int:
         """Start the worker in a session of its own; return the read end of its output pipe."""

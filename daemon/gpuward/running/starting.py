@@ -75,7 +75,7 @@ def run_spec(equipment: Equipment, worker: Worker, pool: Pool, plan: Launch) -> 
         argv=plan.argv,
         environment={**plan.env, **own, key: value},
         working_directory=plan.working_directory or "/",
-        leases=tuple(str(equipment.leases / f"{uuid}.lock") for uuid in worker.run_uuids),
+        leases=tuple(path for uuid in worker.run_uuids for path in equipment.leases.paths(uuid)),
         share=pool.share,
         log=equipment.log_path(worker.name, worker.run),
         log_max_bytes=equipment.settings.limits.log_max_bytes,
