@@ -65,6 +65,26 @@ def test_a_vllm_worker_gets_the_arguments_of_its_pool() -> None:
     )  # fmt: skip
 
 
+def test_looks_of_supervision_are_kept_out_of_the_log_where_the_version_can(tmp_path: Path) -> None:
+    packages = tmp_path / "lib/python3.12/site-packages"
+    (tmp_path / "bin").mkdir()
+    packages.mkdir(parents=True)
+    (tmp_path / "bin" / "vllm").touch(mode=0o755)
+
+    def flags(version: str, *extra: str) -> tuple[str, ...]:
+        for old in packages.iterdir():
+            (old / "METADATA").unlink()
+            old.rmdir()
+        (packages / f"vllm-{version}.dist-info").mkdir()
+        (packages / f"vllm-{version}.dist-info" / "METADATA").write_text(f"Version: {version}\n")
+        argv = launched(a_vllm_pool(executable=str(tmp_path), extra_args=extra)).argv
+        return argv[argv.index("0.9") + 1 :]
+
+    assert flags("0.15.1") == ()
+    assert flags("0.16.0") == ("--disable-access-log-for-endpoints", "/health,/metrics,/ping")
+    assert flags("0.33.0", "--disable_access_log_for_endpoints=/x") == ("--disable_access_log_for_endpoints=/x",)
+
+
 def test_a_python_as_executable_runs_the_module_with_its_tools_in_path() -> None:
     started = launched(a_vllm_pool(executable="/opt/vllm/bin/python3.11"))
 
@@ -209,7 +229,8 @@ def test_vllm_on_a_simulated_host_is_the_simulated_worker_with_the_same_argument
     simulated = launched(pool, host=SIMULATED)
 
     assert simulated.argv[:3] == ("/opt/gpuward/bin/python", "-m", "gpuward.sim.worker")
-    assert simulated.argv[3:] == launched(a_vllm_pool(extra_args=("--enforce-eager",))).argv[1:]
+    quiet = ("--disable-access-log-for-endpoints", "/health,/metrics,/ping")
+    assert simulated.argv[3:] == (*launched(a_vllm_pool(extra_args=("--enforce-eager",))).argv[1:], *quiet)
     assert simulated.env["GPUWARD_SIM_CLAIMS"] == "/run/claims"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuward.config.fleet import Pool
-from gpuward.engines import command, vllm
+from gpuward.engines import command, versions, vllm
 from gpuward.engines.environment import check_devices, environment, visible_devices
 from gpuward.engines.launch import Devices, HostContext, Launch
 
@@ -55,6 +55,8 @@ def http_port(pool: Pool, index: int, ports: range) -> int:
 def _vllm(pool: Pool, env: dict[str, str], port: int, host: HostContext) -> tuple[tuple[str, ...], dict[str, str]]:
     arguments = vllm.serve_arguments(pool, port)
     if is_simulated(pool, host):
-        return (host.python, "-m", SIMULATED_WORKER, *arguments), env
+        quiet = vllm.quiet_arguments(pool, versions.SIMULATED)
+        return (host.python, "-m", SIMULATED_WORKER, *arguments, *quiet), env
     words, env = vllm.program(pool, host, env)
-    return (*words, *arguments), env
+    quiet = vllm.quiet_arguments(pool, versions.installed(words[0]))
+    return (*words, *arguments, *quiet), env

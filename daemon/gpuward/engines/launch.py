@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+Version = tuple[int, int, int]
+"""Of an engine: major, minor, patch."""
+
 URL: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\s\[\]]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>/\S*)?")
 
 

@@ -10,7 +10,7 @@ from gpuward.config.fleet import Pool
 from gpuward.config.pool_rules import FLAGS_WITH_KEYS
 from gpuward.engines import programs
 from gpuward.engines.environment import prepend_path
-from gpuward.engines.launch import CannotLaunch, HostContext, Readiness
+from gpuward.engines.launch import CannotLaunch, HostContext, Readiness, Version
 
 NIXL: Final = 1  # to NIXL + 7: vLLM adds the data parallel rank
 EC: Final = 9
@@ -24,6 +24,12 @@ PORTS_MIN: Final = INTERNAL + 4
 SOCKETS: Final = "VLLM_RPC_BASE_PATH"
 """Where vLLM makes the sockets between its processes, in the directory for temporary files by default (vLLM 0.32
 envs.py). One that is killed leaves them there for ever."""
+
+QUIET_SINCE: Final[Version] = (0, 16, 0)
+"""First version with ``--disable-access-log-for-endpoints`` (vllm-project/vllm #30011)."""
+
+QUIET_ENDPOINTS: Final = "/health,/metrics,/ping"
+"""What is asked by supervision alone; a line in the worker's log for each look would bury what the worker says."""
 
 
 def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
@@ -46,6 +52,14 @@ def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
     if pool.max_model_len is not None:
         words += ["--max-model-len", str(pool.max_model_len)]
     return (*words, *pool.extra_args)
+
+
+def quiet_arguments(pool: Pool, version: Version | None) -> tuple[str, ...]:
+    """Return what keeps supervision out of the worker's log, where its version has it and the pool does not say."""
+    flag = "--disable-access-log-for-endpoints"
+    if version is None or version < QUIET_SINCE or flag in map(_flag, pool.extra_args):
+        return ()
+    return flag, QUIET_ENDPOINTS
 
 
 def model_name(pool: Pool) -> str:

@@ -57,6 +57,7 @@ class ServeArguments(NamedTuple):
     max_num_seqs: int
     shutdown_timeout_s: float
     access_log: bool
+    quiet_endpoints: tuple[str, ...]
 
     @property
     def world_size(self) -> int:
@@ -91,6 +92,7 @@ def parse_serve(arguments: Sequence[str]) -> ServeArguments:
         max_num_seqs=known.max_num_seqs,
         shutdown_timeout_s=known.shutdown_timeout,
         access_log=not known.disable_uvicorn_access_log,
+        quiet_endpoints=tuple(known.disable_access_log_for_endpoints.split(",")),
     )
 
 
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-transfer-config", type=_json_object)
     parser.add_argument("--lora-modules", nargs="+")
+    parser.add_argument("--disable-access-log-for-endpoints", default="")
     for name in _VALUES.split():
         parser.add_argument(f"--{name}", *([_SHORT[name]] if name in _SHORT else []), help=argparse.SUPPRESS)
     for name in _SWITCHES.split():

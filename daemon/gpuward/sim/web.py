@@ -85,7 +85,7 @@ class Connection:
     def write_head(self, status: int, request: Request, headers: str) -> None:
         """Send status line and headers, and the line that uvicorn logs."""
         reason = _REASONS[status]
-        if self._server.access_log:
+        if self._server.logs(request.path):
             say(f'INFO:     {self._peer} - "{request.line}" {status} {reason}')
         connection = "keep-alive" if self._keep else "close"
         self.write(
@@ -175,12 +175,19 @@ class Connection:
 class WebServer:
     """Binds early and listens late, as vLLM does (entrypoints/launchers/launcher.py, create_server_socket)."""
 
-    def __init__(self, loop: Loop, serve: Callable[[Exchange], None], *, access_log: bool) -> None:
+    def __init__(
+        self, loop: Loop, serve: Callable[[Exchange], None], *, access_log: bool, quiet: tuple[str, ...] = ()
+    ) -> None:
         self._loop = loop
         self.serve = serve
-        self.access_log = access_log
+        self._access_log = access_log
+        self._quiet = quiet
         self._listener: socket.socket | None = None
         self._connections: set[Connection] = set()
+
+    def logs(self, path: str) -> bool:
+        """Whether a request for this path is one line of the log."""
+        return self._access_log and path not in self._quiet
 
     def bind(self, host: str, port: int) -> None:
         """Take the port without listening. Raises OSError where somebody listens there."""

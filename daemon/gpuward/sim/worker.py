@@ -48,7 +48,7 @@ class ApiServer:
         self._settings = settings
         self._console = Console("APIServer")
         self._loop = Loop()
-        self._web = WebServer(self._loop, self._serve, access_log=arguments.access_log)
+        self._web = WebServer(self._loop, self._serve, access_log=arguments.access_log, quiet=arguments.quiet_endpoints)
         self._api: Api | None = None
         self._engine = EngineProcess()
         self._exit_code = 0
