@@ -31,9 +31,10 @@ class Fleets:
     """The applied fleet of one daemon. ``start_file`` is the file that the daemon was started with."""
 
     def __init__(self, supervisor: Supervisor, equipment: Equipment, start_file: Path | None) -> None:
-        self.start_file = start_file
+        self.start_file = start_file.absolute() if start_file is not None else None
         self.stored: StoredFleet | None = None
         self.drift_reason: str | None = None
+        self.drift_advice = ""
         self._seen = _looks(None)
         self._supervisor = supervisor
         self._records = equipment.records
@@ -232,31 +233,38 @@ class Fleets:
     def look_for_drift(self) -> None:
         """Compare the file of the start with what is applied."""
         self._seen = _looks(self.start_file)
-        self.drift_reason = self._drift()
+        self.drift_reason, self.drift_advice = self._drift() or (None, "")
 
     def look_again(self) -> None:
         """Compare anew where the file was written since."""
         if _looks(self.start_file) != self._seen:
             self.look_for_drift()
 
-    def _drift(self) -> str | None:
+    def _drift(self) -> tuple[str, str] | None:
+        """What the file of the start says otherwise, and what to do about it."""
         if self.start_file is None:
             return None
         if self.stored is None:
-            return f"{self.start_file} is not applied yet"
+            return f"{self.start_file} is not applied yet", "gpuctl reload applies it"
         try:
             source = read_fleet_file(self.start_file)
         except (OSError, ValueError) as error:
-            return f"{self.start_file} cannot be read ({unreadable(error)}); revision {self.revision} goes on"
+            reason = f"{self.start_file} cannot be read ({unreadable(error)}); revision {self.revision} goes on"
+            return reason, "put it right, then gpuctl diff"
         if source.digest == self.stored.digest:
             return None
         try:
             fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
         except ConfigError as error:
-            return f"{self.start_file} has errors, revision {self.revision} goes on: {error.named[0].message}"
+            reason = f"{self.start_file} has errors, revision {self.revision} goes on: {error.named[0].message}"
+            return reason, "fix the file, then gpuctl diff"
         if fleet.pools == self.stored.fleet.pools:
             return None
-        return f"{self.start_file} differs from the applied revision {self.revision}"
+        reason = f"{self.start_file} differs from the applied revision {self.revision}"
+        if self.stored.source == self.start_file.name:
+            return reason, "gpuctl diff shows how, gpuctl reload applies it"
+        of = f"gpuctl reload would undo revision {self.revision} ({self.stored.source})"
+        return reason, f"gpuctl diff shows how; {of}: put what it changed into the file first"
 
     def _tell_unenforced(self, fleet: Fleet) -> None:
         for remark in self.planner.unenforced(fleet):

@@ -10,6 +10,7 @@ from gpuward.host.boundary import around
 from gpuward.host.records import VERSION, Records, StoredOperations
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.operations import Operation, Target, Verb, advance, give_way
+from gpuward.policy.preflight import kept_down_by_a_person
 
 OPERATIONS_KEPT = 256
 ENDED_KEPT_ON_DISK = 16
@@ -56,9 +57,10 @@ class Operations:
     def look(self, state: FleetState) -> None:
         """Look at the workers again and wake who waits."""
         moved = False
+        kept_down = kept_down_by_a_person(state, state.workers.values())
         for operation in tuple(self.by_id.values()):
             if operation.state == "running":
-                later = advance(operation, state.workers, state.rolls, state.stopped_rolls)
+                later = advance(operation, state.workers, state.rolls, state.stopped_rolls, kept_down)
                 moved = moved or later is not operation
                 self.by_id[operation.id] = later
         self._keep()

@@ -123,7 +123,7 @@ def test_a_simulated_host_a_drift_and_stale_facts_are_said_loudly(gpuctl: Any, d
     _, out, _ = gpuctl("status")
 
     assert "SIMULATED" in out
-    assert "DRIFT: fleet.toml differs since 12:00; apply the file with gpuctl reload" in out
+    assert "DRIFT: fleet.toml differs since 12:00; gpuctl diff shows how" in out
     assert "GPU facts are stale: NVML has not answered for 12 s" in out
     assert "no workers: no fleet is applied" in out
 

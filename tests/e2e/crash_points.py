@@ -30,6 +30,7 @@ gpus-per-worker = {gpus}
 workers = {workers}
 ready-after-s = 0.05
 stop-timeout-s = 5
+min-ready-s = 0.05
 env = {{ DEFINITION = "{definition}" }}
 {keys}
 [pool.{name}.restart]
@@ -182,7 +183,7 @@ class CrashPoint:
         before = self.story.seen
         self._die_at(0)
         self.daemon.start(self.daemon.root / "fleet.toml", config=CONFIG)
-        eventually(lambda: self._settled(self.daemon.workers()), within_s=20)
+        eventually(lambda: self._settled(self.daemon.workers()) and self._is_rolled(), within_s=30)
         status = self.daemon.call("status")
         after = {worker["name"]: worker for worker in status["workers"]}
         self._check_workers(before, after)
@@ -216,11 +217,19 @@ class CrashPoint:
     def _check_fleet(self, revision: int, after: Workers) -> None:
         done = self.story.answered
         assert revision >= 1 + ("scale" in done) + ("apply" in done), f"revision {revision} after {done}"
-        definition = b"DEFINITION=new" if revision == 3 else b"DEFINITION=old"
         for name, worker in after.items():
-            if name.startswith("w/") and worker["ready"]:
-                environment = Path(f"/proc/{worker['pid']}/environ").read_bytes().split(b"\0")
-                assert definition in environment, f"{name} does not run what revision {revision} says"
+            assert self._runs(worker, revision), f"{name} does not run what revision {revision} says"
+
+    def _is_rolled(self) -> bool:
+        """Whether a changed fleet has reached all; the next daemon goes on with a roll."""
+        status = self.daemon.call("status")
+        return all(self._runs(worker, status["fleet"]["revision"]) for worker in status["workers"])
+
+    def _runs(self, worker: dict[str, Any], revision: int) -> bool:
+        if worker["pool"] != "w" or not worker["ready"]:
+            return True
+        definition = b"DEFINITION=new" if revision == 3 else b"DEFINITION=old"
+        return definition in Path(f"/proc/{worker['pid']}/environ").read_bytes().split(b"\0")
 
     def _check_processes(self, after: Workers) -> None:
         violations = self.directory / "violations"

@@ -151,6 +151,7 @@ def test_the_applied_fleet_goes_on_after_a_restart_and_a_changed_file_is_reporte
         "source": "fleet.toml",
         "drift": False,
         "drift_reason": None,
+        "drift_advice": "",
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gpuward.policy.life import Goal, LastExit, Phase, Worker
+from dataclasses import replace
+
+from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
 from gpuward.policy.operations import Operation, Target, advance, give_way
 
 
@@ -104,3 +106,26 @@ def test_each_change_that_a_client_should_see_has_a_version_of_its_own() -> None
     ready = advance(starting, {"w/0": a_worker(phase=Phase.READY)}, {})
 
     assert (starting.version, same.version, ready.version) == (2, 2, 3)
+
+
+def test_a_command_waits_for_a_worker_that_comes_back_smaller() -> None:
+    exit_ = LastExit(run=1, cause="gpu-oom-startup", code=1, signal=None, at=0.0)
+    steps = (LadderStep(key="gpu-memory-utilization", before=0.9, value=0.87),)
+    worker = Worker(name="a/0", pool="a", index=0, goal=Goal.UP, phase=Phase.BACKOFF, run=1, last_exit=exit_)
+    target = Target(name="a/0", down=False, ready_in_run=1)
+
+    states = [
+        advance(Operation(id="apply-1", verb="apply", targets=(target,)), {"a/0": one}, {}).state
+        for one in (worker, replace(worker, steps=steps), replace(worker, steps=steps, phase=Phase.FAILED))
+    ]
+
+    assert states == ["failed", "running", "failed"]
+
+
+def test_a_command_gives_up_on_what_only_a_person_can_end() -> None:
+    worker = Worker(name="a/0", pool="a", index=0, goal=Goal.UP, phase=Phase.BLOCKED)
+    operation = Operation(id="start-1", verb="start", targets=(Target(name="a/0", down=False, ready_in_run=1),))
+
+    over = advance(operation, {"a/0": worker}, {}, kept_down={"a/0": "GPU 0 is cordoned"})
+
+    assert (over.state, over.targets[0].refused, over.targets[0].reason) == ("failed", True, "GPU 0 is cordoned")

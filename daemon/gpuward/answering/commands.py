@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from gpuward import __version__
+from gpuward.answering.beforehand import Beforehand, foresight_document
 from gpuward.answering.gpu_commands import GpuCommands
 from gpuward.answering.leaving import Leaving
 from gpuward.answering.past import events_document, log_document
@@ -23,6 +25,7 @@ from gpuward.fleets import Fleets
 from gpuward.planning import FleetText, Proposal, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.apply import rolled_pools
+from gpuward.policy.foresight import Foresight
 from gpuward.policy.life import (
     Event,
     Goal,
@@ -52,6 +55,7 @@ class Commands:
         self._fleets = fleets
         self._views = views
         self._gpus = gpus
+        self._beforehand = Beforehand(equipment, supervisor)
         self.control_counters: Callable[[], dict[str, int]] = dict
         """What the control socket counts."""
         self.leaving = Leaving(supervisor)
@@ -63,8 +67,8 @@ class Commands:
         if request.op not in READING:
             self._authorise(request, peer)
         match request.args:
-            case ask.ApplyArgs() as args:
-                return self._apply(args)
+            case ask.ApplyArgs() | ask.ReloadArgs() as args:
+                return self._apply(args) if isinstance(args, ask.ApplyArgs) else self.reload(args)
             case ask.FileArgs() | ask.DiffArgs() as args:
                 return self._diff(args) if isinstance(args, ask.DiffArgs) else self._plan(args)
             case ask.TargetArgs() as args:
@@ -94,8 +98,6 @@ class Commands:
             status = self._views.status()
             status["daemon"]["control"] = self.control_counters()
             return status
-        if op == "reload":
-            return self.reload()
         pong = {"pong": True, "pid": os.getpid(), "version": __version__, "protocol": PROTOCOL_VERSION}
         return {**pong, "epoch": self._supervisor.journal.epoch, "open": self.open}
 
@@ -131,8 +133,8 @@ class Commands:
         """What applying a file would change; for the file of the start also what ``status`` says of it."""
         if args.text is not None:
             source = FleetText(text=args.text, name=args.name, directory=args.directory)
-            return self._views.proposal(self._fleets.propose(source, prune=args.prune))
-        document = self._views.proposal(self._fleets.propose(self._start_file("compare"), prune=True))
+            return self._foreseen(self._fleets.propose(source, prune=args.prune))
+        document = self._foreseen(self._fleets.propose(self._start_file("compare"), prune=True))
         return {**document, **self._views.fleet(), "file": str(self._fleets.start_file)}
 
     def _apply(self, args: ask.ApplyArgs) -> Document:
@@ -143,11 +145,13 @@ class Commands:
                 f"not {expected} as when it was compared; look at the difference again"
             )
             raise Refusal("revision-changed", message)
-        return self._applied(self._fleets.propose(_text(args), prune=args.prune), "apply")
+        return self._applied(self._fleets.propose(_text(args), prune=args.prune), "apply", force=args.force)
 
-    def reload(self) -> Document:
-        """Apply the file that the daemon was started with."""
-        return self._applied(self._fleets.propose(self._start_file("reload"), prune=True), "reload")
+    def reload(self, args: ask.ReloadArgs | None = None) -> Document:
+        """Apply the file that the daemon was started with; what it does not name any more goes."""
+        args = args or ask.ReloadArgs()
+        proposal = self._fleets.propose(self._start_file("reload"), prune=True)
+        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "reload", force=args.force)
 
     def _start_file(self, verb: Literal["reload", "compare"]) -> FleetText:
         path = self._fleets.start_file
@@ -166,19 +170,26 @@ class Commands:
             pools = ", ".join(self._pools())
             known = f"there are {pools}" if pools else "no fleet is applied yet"
             raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {known}") from None
-        return self._applied(proposal, "scale")
+        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "scale", force=args.force)
 
-    def _applied(self, proposal: Proposal, verb: Verb) -> Document:
+    def _foreseen(self, proposal: Proposal) -> Document:
+        """What applying would do and stop; nothing is done."""
+        foresight = foresight_document(self._beforehand.of_proposal(proposal))
+        return {**self._views.proposal(proposal), "foresight": foresight}
+
+    def _applied(self, proposal: Proposal, verb: Verb, *, force: bool) -> Document:
         document = self._views.proposal(proposal)
         if not proposal.plan.ok:
             raise _nothing_applied(proposal, document)
+        if not force:
+            self._beforehand.check_proposal(proposal)
         state = self._supervisor.state
         before = state.workers
         rolling: tuple[str, ...] = ()
         if proposal.fleet is not None:
             rolling = rolled_pools(state, proposal.fleet.pools, proposal.plan, proposal.changes)
         document["changed"] = not self._fleets.changes_nothing(proposal)
-        document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal))
+        document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal, force=force))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
         document["operation"] = self._supervisor.operations.begin(verb, targets, rolling).id if targets else None
         self._supervisor.operations.look(self._supervisor.state)
@@ -210,6 +221,10 @@ class Commands:
         if op == "reset":
             return self._reset(args)
         workers = self._resolve(args)
+        if args.dry_run:
+            return self._stops(self._beforehand.of_workers(op, workers), workers)
+        if op == "restart" and not args.force:
+            self._beforehand.check_workers(workers)
         events: dict[str, Callable[[], Event]] = {
             "start": StartAsked,
             "stop": StopAsked,
@@ -237,14 +252,20 @@ class Commands:
             at = ", ".join(rolling.under_way) or "its beginning"
             why = f"its roll is at {at}, {len(rolling.left)} to come; apply a fleet to end it"
             raise Refusal("refused", f"cannot roll {pool.name!r} twice at once: {why}")
+        if args.dry_run:
+            return self._stops(self._beforehand.of_workers("roll", workers, (pool.name,)), workers)
         begun = policy.begin_roll(self._supervisor.state, pool).rolls[pool.name]
         proposal = self._fleets.propose_roll(pool.name, _text(args.file)) if args.file is not None else None
         if proposal is not None and not proposal.plan.ok:
             raise _nothing_applied(proposal, self._views.proposal(proposal))
+        new = proposal.fleet.pool(pool.name) if proposal is not None and proposal.fleet is not None else pool
+        if not args.force:
+            self._beforehand.check_workers(workers, {pool.name: new})
         if proposal is not None:
-            self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal))
+            self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal, force=args.force))
         else:
-            self._supervisor.command(lambda state, now_s: policy.settle(policy.begin_roll(state, pool), now_s))
+            change = partial(policy.begin_roll, pool=pool, force=args.force)
+            self._supervisor.command(lambda state, now_s: policy.settle(change(state), now_s))
         targets = [
             replace(_target("restart", worker), ready_in_run=worker.run)
             if proposal is None and starts_anew(begun, worker)
@@ -254,6 +275,9 @@ class Commands:
         operation = self._supervisor.operations.begin("roll", targets, (pool.name,))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
+
+    def _stops(self, foresight: Foresight, workers: Iterable[Worker]) -> Document:
+        return {"workers": [worker.name for worker in workers], "foresight": foresight_document(foresight)}
 
     def _reset(self, args: ask.TargetArgs) -> Document:
         """Undo ladders; what has none is left alone."""

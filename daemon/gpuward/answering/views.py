@@ -82,6 +82,7 @@ class Views:
             "source": self._fleets.stored.source if self._fleets.stored else None,
             "drift": drift is not None,
             "drift_reason": drift,
+            "drift_advice": self._fleets.drift_advice,
         }
 
     def _moment(self) -> Moment:
@@ -229,6 +230,7 @@ def operation_document(operation: Operation) -> Document:
                 "phase": target.phase,
                 "reason": target.reason,
                 "evidence": list(target.evidence),
+                "refused": target.refused,
             }
             for target in operation.targets
         ],

@@ -30,6 +30,7 @@ class FleetSource(TypedDict):
     source: str | None
     drift: bool
     drift_reason: str | None
+    drift_advice: NotRequired[str]
 
 
 class MemoryUse(TypedDict):
@@ -213,6 +214,24 @@ class Change(TypedDict):
     reason: str
 
 
+class Foresight(TypedDict):
+    """Ready workers that a command stops, all at once or in turn; pools ``without`` one; seconds, where known."""
+
+    stopped: list[str]
+    restarted: list[str]
+    rolled: list[str]
+    without: list[str]
+    about_s: float | None
+    dependents: list[str]
+
+
+class Foreseen(TypedDict):
+    """Answer to a dry run of ``stop``, ``restart``, ``roll``."""
+
+    workers: list[str]
+    foresight: Foresight
+
+
 class Diff(TypedDict):
     """Answer to ``diff``."""
 
@@ -220,6 +239,7 @@ class Diff(TypedDict):
     revision: int
     plan: Plan
     changes: list[Change]
+    foresight: NotRequired[Foresight]
 
 
 class Drift(Diff):
@@ -249,13 +269,14 @@ class Started(TypedDict):
 
 
 class Step(TypedDict):
-    """One worker's part in an operation."""
+    """One worker's part in an operation; ``refused``: failed, for it waits for what only a person can do."""
 
     name: str
     state: Literal["pending", "done", "failed"]
     phase: str
     reason: str
     evidence: list[str]
+    refused: NotRequired[bool]
 
 
 class Operation(TypedDict):

@@ -83,6 +83,7 @@ EXIT_BY_ERROR = {
     "bad-file": EXIT_REFUSED,
     "refused": EXIT_REFUSED,
     "revision-changed": EXIT_REFUSED,
+    "would-not-come-back": EXIT_REFUSED,
     "no-such-worker": EXIT_NO_SUCH,
     "no-such-gpu": EXIT_NO_SUCH,
     "no-such-operation": EXIT_NO_SUCH,

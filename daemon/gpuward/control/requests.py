@@ -43,9 +43,21 @@ class FileArgs(Args, frozen=True, kw_only=True):
 
 
 class ApplyArgs(FileArgs, frozen=True, kw_only=True):
-    """Apply, only if the applied revision is still the one that the client saw."""
+    """Apply, only if the applied revision is still the one that the client saw.
+
+    ``force``, here and below: stop also what would not come back, and the last ready worker of a pool. ``dry_run``:
+    only say what would be stopped.
+    """
 
     expected_revision: Count | None = None
+    force: bool = False
+
+
+class ReloadArgs(Args, frozen=True, kw_only=True):
+    """Apply the file that the daemon was started with."""
+
+    force: bool = False
+    dry_run: bool = False
 
 
 class DiffArgs(Args, frozen=True, kw_only=True):
@@ -62,6 +74,8 @@ class TargetArgs(Args, frozen=True, kw_only=True):
 
     targets: Annotated[tuple[Name, ...], Meta(max_length=MAX_TARGETS)] = ()
     all: bool = False
+    force: bool = False
+    dry_run: bool = False
 
 
 class ScaleArgs(Args, frozen=True, kw_only=True):
@@ -69,6 +83,8 @@ class ScaleArgs(Args, frozen=True, kw_only=True):
 
     pool: Name
     workers: Annotated[int, Meta(ge=0, le=10_000)]
+    force: bool = False
+    dry_run: bool = False
 
 
 class RollArgs(Args, frozen=True, kw_only=True):
@@ -76,6 +92,8 @@ class RollArgs(Args, frozen=True, kw_only=True):
 
     pool: Name
     file: FileArgs | None = None
+    force: bool = False
+    dry_run: bool = False
 
 
 class OperationArgs(Args, frozen=True, kw_only=True):
@@ -138,7 +156,7 @@ ARGS: dict[str, type[Args]] = {
     "plan": FileArgs,
     "diff": DiffArgs,
     "apply": ApplyArgs,
-    "reload": Nothing,
+    "reload": ReloadArgs,
     "start": TargetArgs,
     "stop": TargetArgs,
     "restart": TargetArgs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpuward.control.client import Refused, Unreachable
 from gpuward.control.protocol import EXIT_BY_ERROR, EXIT_OK, EXIT_REFUSED
 from gpuward.ctl.arguments import Command, waiting_arguments
+from gpuward.ctl.asking import asking_arguments, asks, confirm, dry_run_argument, forcing, sentences
 from gpuward.ctl.fleet_file import read_fleet_file
 from gpuward.ctl.render_fleet import complain_problems, complain_warnings, draw_changes, draw_plan
 from gpuward.ctl.trouble import Usage
@@ -121,6 +122,7 @@ def apply_arguments(parser: ArgumentParser) -> None:
     _prune_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the changes, apply nothing")
     waiting_arguments(parser)
+    asking_arguments(parser)
 
 
 def apply(args: Namespace, client: Client, screen: Screen) -> int:
@@ -131,21 +133,32 @@ def apply(args: Namespace, client: Client, screen: Screen) -> int:
         return _end_before_applying(difference, screen)
     if screen.draws:
         _draw_diff(difference, screen)
+        confirm(args, difference.get("foresight"), screen)
         screen.out.flush()
-    applied: Applied = client.call("apply", {**fleet, **_pruning(args), "expected_revision": difference["revision"]})
+    asked = {**fleet, **_pruning(args), **forcing(args), "expected_revision": difference["revision"]}
+    applied: Applied = client.call("apply", asked)
     return _conclude(applied, args, client, screen)
 
 
 def _end_before_applying(difference: Diff, screen: Screen) -> int:
     names = [change["worker"] for change in difference["changes"]]
-    screen.listing(difference, difference["changes"], names, lambda: _draw_diff(difference, screen))
+    screen.listing(difference, difference["changes"], names, lambda: _draw_foreseen(difference, screen))
     complain_problems(screen, difference["plan"])
     return EXIT_OK if difference["plan"]["ok"] else EXIT_REFUSED
 
 
-def waiting_only(parser: ArgumentParser) -> None:
+def _draw_foreseen(difference: Diff, screen: Screen) -> None:
+    _draw_diff(difference, screen)
+    foresight = difference.get("foresight")
+    for sentence in sentences(foresight) if foresight is not None and difference["plan"]["ok"] else ():
+        screen.sentence(sentence)
+
+
+def reload_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``reload``."""
     waiting_arguments(parser)
+    asking_arguments(parser)
+    dry_run_argument(parser)
 
 
 def reload(args: Namespace, client: Client, screen: Screen) -> int:
@@ -157,6 +170,8 @@ def scale_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``scale``."""
     parser.add_argument("target", metavar="POOL=N", help="pool and its new number of workers")
     waiting_arguments(parser)
+    asking_arguments(parser)
+    dry_run_argument(parser)
 
 
 def scale(args: Namespace, client: Client, screen: Screen) -> int:
@@ -168,6 +183,15 @@ def scale(args: Namespace, client: Client, screen: Screen) -> int:
 
 
 def _apply_and_show(op: str, asked: dict[str, object], args: Namespace, client: Client, screen: Screen) -> int:
+    asked |= forcing(args)
+    drawn = False
+    if args.dry_run or asks(args, screen):
+        foreseen: Diff = client.call(op, {**asked, "dry_run": True})
+        if args.dry_run or not foreseen["plan"]["ok"]:
+            return _end_before_applying(foreseen, screen)
+        _draw_diff(foreseen, screen)
+        confirm(args, foreseen.get("foresight"), screen)
+        drawn = True
     try:
         applied: Applied = client.call(op, asked)
     except Refused as refused:
@@ -178,7 +202,7 @@ def _apply_and_show(op: str, asked: dict[str, object], args: Namespace, client: 
             screen.document(refused.details)
         complain_problems(screen, planned)
         return EXIT_BY_ERROR.get(refused.code, EXIT_REFUSED)
-    if screen.draws:
+    if screen.draws and not drawn:
         _draw_diff(applied, screen)
     return _conclude(applied, args, client, screen)
 
@@ -238,7 +262,7 @@ COMMANDS = {
     "plan": Command(plan_arguments, plan),
     "diff": Command(diff_arguments, diff),
     "apply": Command(apply_arguments, apply),
-    "reload": Command(waiting_only, reload),
+    "reload": Command(reload_arguments, reload),
     "scale": Command(scale_arguments, scale),
     "import": Command(import_arguments, import_dynamo),
 }

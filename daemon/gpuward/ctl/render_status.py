@@ -153,6 +153,9 @@ def _draw_header(screen: Screen, status: Status) -> None:
     if fleet is not None and fleet["revision"]:
         screen.sentence(f"fleet revision {fleet['revision']} from {fleet['source'] or 'an unknown file'}", style="dim")
     _draw_notices(screen, status)
+    if fleet is not None and fleet["drift"]:
+        advice = fleet.get("drift_advice") or "gpuctl diff shows how"
+        screen.sentence(f"DRIFT: {fleet['drift_reason']}; {advice}", style="yellow")
     for notice in daemon.get("notices", []):
         screen.sentence(f"NOTICE: {notice}", style="yellow")
     screen.line()
@@ -164,9 +167,6 @@ def _draw_notices(screen: Screen, status: Status) -> None:
     inventory = status.get("inventory")
     if inventory is not None and inventory["state"] != "ok":
         screen.sentence(f"GPU facts are {inventory['state']}: {inventory['reason']}", style="bold yellow")
-    fleet = status.get("fleet")
-    if fleet is not None and fleet["drift"]:
-        screen.sentence(f"DRIFT: {fleet['drift_reason']}; apply the file with gpuctl reload", style="yellow")
 
 
 def _worker_cells(worker: Worker) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from gpuward.control.client import Refused, Unreachable
-from gpuward.control.protocol import EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT
+from gpuward.control.protocol import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, EXIT_TIMED_OUT
 from gpuward.ctl.text import counted, duration, one_line, shortened
 from gpuward.ctl.trouble import Trouble
 
@@ -27,6 +27,10 @@ LOG_MAX_BYTES = 16384
 PENDING_NAMED = 5
 TELLING_PHASES = frozenset({"backoff", "blocked", "failed", "releasing"})
 """Phases whose reason belongs into the progress of a plain stream."""
+
+
+MOVING = frozenset({"starting", "draining", "stopping", "releasing"})
+"""Phases in which something happens; the live line shows such a worker, not one that waits for it."""
 
 
 class Progress:
@@ -60,9 +64,11 @@ class Progress:
     def _live_line(self, operation: Operation) -> str:
         steps = operation["workers"]
         done = sum(step["state"] == "done" for step in steps)
-        line = f"{operation['verb']}: {done} of {counted(len(steps), 'worker')} done, {self.elapsed()}"
-        pending = next((step for step in steps if step["state"] == "pending"), None)
-        return f"{line}; {_step_text(pending)}" if pending else line
+        line = f"{operation['verb']}: {done} of {counted(len(steps), 'worker')} done{_failed(steps)}, {self.elapsed()}"
+        pending = sorted(
+            (one for one in steps if one["state"] == "pending"), key=lambda one: one["phase"] not in MOVING
+        )
+        return f"{line}; {_step_text(pending[0])}" if pending else line
 
     def _tell(self, step: Step) -> None:
         now = (step["state"], step["phase"])
@@ -91,7 +97,9 @@ def finish(
     failed = [step for step in workers if step["state"] == "failed"]
     for step in failed:
         screen.complain(f"cannot {operation['verb']} {step['name']}: {step['reason'] or step['phase']}")
-        screen.quote(step["evidence"] or _end_of_log(client, step["name"]))
+        screen.quote(step["evidence"] or _end_of_log(client, step))
+    if failed and all(step.get("refused") for step in failed):
+        return EXIT_REFUSED
     return EXIT_FAILED if failed or operation["state"] == "failed" else EXIT_OK
 
 
@@ -132,12 +140,20 @@ def _news(client: Client, args: dict[str, Any], timeout_s: float) -> Operation:
 
 def _not_in_time(operation: Operation, timeout_s: float | None) -> str:
     pending = [step for step in operation["workers"] if step["state"] == "pending"]
+    failed = _failed(operation["workers"])
     shown = "; ".join(_step_text(step) for step in pending[:PENDING_NAMED])
     more = f"; and {len(pending) - PENDING_NAMED} more" if len(pending) > PENDING_NAMED else ""
     return (
         f"cannot wait longer than {timeout_s:g} s for {operation['verb']} of {counted(len(pending), 'worker')}: "
-        f"{shown}{more}; the daemon goes on with it"
+        f"{shown}{more}{failed}; the daemon goes on with it"
     )
+
+
+def _failed(steps: list[Step]) -> str:
+    """How many have failed so far, behind a comma, and who; empty for none."""
+    names = [step["name"] for step in steps if step["state"] == "failed"]
+    more = f" and {len(names) - PENDING_NAMED} more" if len(names) > PENDING_NAMED else ""
+    return f", {len(names)} failed ({', '.join(names[:PENDING_NAMED])}{more})" if names else ""
 
 
 def _step_text(step: Step) -> str:
@@ -152,8 +168,11 @@ def _draw_end(screen: Screen, operation: Operation, progress: Progress) -> None:
     screen.line(f"{operation['verb']}: {amount} done in {progress.elapsed()}")
 
 
-def _end_of_log(client: Client, worker: str) -> list[str]:
-    """Return the last lines of a worker's newest run, where there are any."""
+def _end_of_log(client: Client, step: Step) -> list[str]:
+    """Return the last lines of a worker's newest run, where there are any and they tell something of a failure."""
+    if step["phase"] == "ready" or step.get("refused"):
+        return []
+    worker = step["name"]
     try:
         chunk: LogChunk = client.call(
             "logs", {"worker": worker, "run": None, "lines": LOG_LINES, "offset": None, "max_bytes": LOG_MAX_BYTES}

@@ -22,7 +22,8 @@ Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", 
 class Target:
     """One worker of an operation: ``down``, or ready in run ``ready_in_run`` or later.
 
-    ``evidence``: where it failed because a run ended, the lines of its log that tell why.
+    ``evidence``: where it failed because a run ended, the lines of its log that tell why. ``refused``: it failed since
+    what it waits for is a person's doing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     phase: str = ""
     reason: str = ""
     evidence: tuple[str, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,9 @@ class Operation:
         return "failed" if "failed" in states else "done"
 
 
+ADAPTED_AFTER = frozenset({"gpu-oom-startup", "gpu-oom-runtime", "kv-cache-too-small"})
+"""Causes after which a worker with a ladder comes back smaller: its command waits for that."""
+
 NONE_STOPPED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -67,9 +72,14 @@ def advance(
     workers: Mapping[str, Worker],
     rolls: Mapping[str, Roll],
     stopped: Mapping[str, str] = NONE_STOPPED,
+    kept_down: Mapping[str, str] = NONE_STOPPED,
 ) -> Operation:
-    """Look at the workers again, and at their rolls; ``stopped``: why rolls of pools ended before their end."""
-    operation = _of_this_version(operation)
+    """Look at the workers again, and at their rolls.
+
+    ``stopped``: why rolls of pools ended before their end. ``kept_down``: what blocked workers wait for, of those that
+    only a person can help.
+    """
+    operation = _given_up(_of_this_version(operation), workers, kept_down)
     looked: dict[str, Target] = {}
     back: list[str] = []
     for pool in dict.fromkeys(pool_of(target.name) for target in operation.targets):
@@ -82,6 +92,17 @@ def advance(
         done = _advance_roll(targets, workers, roll, was_going_back=pool in operation.back, why=stopped.get(pool, ""))
         looked |= {target.name: target for target in done}
     return _with_targets(operation, tuple(looked[one.name] for one in operation.targets), tuple(back))
+
+
+def _given_up(operation: Operation, workers: Mapping[str, Worker], kept_down: Mapping[str, str]) -> Operation:
+    """Nobody waits for what only a person can do."""
+    targets = tuple(
+        replace(one, state="failed", refused=True, phase=workers[one.name].phase, reason=kept_down[one.name])
+        if one.state == "pending" and not one.down and one.name in kept_down and one.name in workers
+        else one
+        for one in operation.targets
+    )
+    return _with_targets(operation, targets)
 
 
 def _of_this_version(operation: Operation) -> Operation:
@@ -196,7 +217,8 @@ def _look_for_failure(seen: Target, worker: Worker) -> Target:
     exit_ = worker.last_exit
     ended = exit_ is not None and exit_.run >= seen.ready_in_run
     came_to_rest = worker.phase in {Phase.FAILED, Phase.STOPPED} and (ended or worker.goal is Goal.DOWN)
-    fell_back = ended and worker.phase in {Phase.RELEASING, Phase.BACKOFF, Phase.BLOCKED}
+    adapts = bool(worker.steps) and exit_ is not None and exit_.cause in ADAPTED_AFTER
+    fell_back = ended and not adapts and worker.phase in {Phase.RELEASING, Phase.BACKOFF, Phase.BLOCKED}
     held = worker.phase is Phase.BLOCKED and worker.reason.startswith(HELD)
     if not came_to_rest and not fell_back and not held:
         return seen

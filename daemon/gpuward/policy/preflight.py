@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.admission import FleetView
 from gpuward.policy.life import Goal, Phase, Worker
+
+_SPARED = frozenset({"gpu-closed", "gpu-lost"})
 
 Kind = Literal["no-devices", "gpu-closed", "gpu-lost", "gpu-excluded", "dependency", "does-not-launch"]
 
@@ -83,6 +85,19 @@ def all_that_would_not_return(
         if one.phase in {Phase.STARTING, Phase.READY}
     )
     return tuple(one for one in found if one is not None)
+
+
+def kept_down_by_a_person(fleet: FleetView, workers: Iterable[Worker]) -> dict[str, str]:
+    """What keeps blocked workers down that only a person can take away; those that may move by themselves are not."""
+    found = {}
+    for worker in workers:
+        if worker.phase is not Phase.BLOCKED or worker.goal is not Goal.UP or worker.removed:
+            continue
+        pool = fleet.pools[worker.pool]
+        kept = would_not_return(fleet, worker, pool)
+        if kept is not None and kept.kind != "no-devices" and not (pool.spare and kept.kind in _SPARED):
+            found[worker.name] = kept.why
+    return found
 
 
 def dependents(workers: Mapping[str, Worker], pools: Mapping[str, Pool], stopped: Collection[str]) -> tuple[str, ...]:

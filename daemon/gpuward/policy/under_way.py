@@ -23,9 +23,12 @@ def under_way(worker: Worker, operations: Iterable[Operation], roll: Roll | None
 
 def _of_command(operation: Operation, mine: Target) -> str:
     pending = [target.name for target in operation.targets if target.state == "pending"]
-    done = len(operation.targets) - len(pending)
+    done, failed = (sum(one.state == state for one in operation.targets) for state in ("done", "failed"))
     at = f"The command {operation.verb} ({operation.id}) is under way, {done} of {len(operation.targets)} workers done"
-    if mine.state != "pending":
+    at += f", {failed} failed" if failed else ""
+    if mine.state == "failed":
+        return f"{at}, this one among those that failed; it waits for {_some(pending)}."
+    if mine.state == "done":
         return f"{at}, this one among them; it waits for {_some(pending)}."
     others = [name for name in pending if name != mine.name]
     beside = f"; it waits for {_some(others)} too" if others else ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 from gpuward.config.fleet import Pool
-from gpuward.engines.build import launch
+from gpuward.engines.build import is_simulated, launch
 from gpuward.engines.launch import CannotLaunch, Devices, Launch
+from gpuward.engines.programs import is_executable
 from gpuward.equipment import Equipment
 from gpuward.host.ports import listener, listening
 from gpuward.host.runs import RunSpec
@@ -26,6 +29,28 @@ def planned(equipment: Equipment, worker: Worker, pool: Pool) -> Launch:
     first = worker.port_block or settings.first
     ports = range(first, first + settings.per_worker)
     return launch(pool, worker.name, worker.index, devices, ports, equipment.context)
+
+
+def launch_problem(equipment: Equipment, worker: Worker, pool: Pool, ours: Collection[int | None]) -> str:
+    """Why the worker's next run could not be started, as this host is now; empty where nothing is known that would.
+
+    ``ours``: ports that living workers serve on.
+    """
+    try:
+        plan = planned(equipment, replace(worker, run_uuids=worker.device_uuids), pool)
+    except CannotLaunch as error:
+        return str(error)
+    if not is_executable(plan.argv[0]):
+        return f"there is no program {plan.argv[0]}"
+    if plan.working_directory is not None and not Path(plan.working_directory).is_dir():
+        return f"there is no directory {plan.working_directory} (working-directory)"
+    simulated = is_simulated(pool, equipment.context)
+    if pool.model is not None and not simulated and pool.model.startswith("/") and not Path(pool.model).exists():
+        return f"there is no model at {pool.model}"
+    stranger = listener(plan.port) if pool.port is not None and plan.port and plan.port not in ours else None
+    if stranger is not None:
+        return f"port {plan.port}: pid {stranger.pid or '?'} ({stranger.name or 'unknown'}) listens on it"
+    return ""
 
 
 def port_taken(equipment: Equipment, worker: Worker, pool: Pool, blocks: Mapping[str, int]) -> StartRefused | None:
