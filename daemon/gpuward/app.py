@@ -18,6 +18,7 @@ from gpuward.answering.commands import Commands
 from gpuward.answering.gpu_commands import GpuCommands, Simulation
 from gpuward.answering.views import Views
 from gpuward.config.errors import ConfigError
+from gpuward.config.files import read_file
 from gpuward.config.host import HostSettings
 from gpuward.config.host_file import decode_host_toml
 from gpuward.control.server import Server, SocketInUse
@@ -117,12 +118,12 @@ async def _run(
 def _settings(path: Path | None) -> HostSettings:
     chosen = path if path is not None else DEFAULT_CONFIG
     try:
-        return decode_host_toml(chosen.read_text(encoding="utf-8"), file=str(chosen))
+        return decode_host_toml(read_file(str(chosen)), file=str(chosen))
     except FileNotFoundError:
         if path is None:
             return HostSettings()
         raise CannotRun(f"cannot read {path}: there is no such file", permanent=True) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CannotRun(f"cannot read {chosen}: {error}", permanent=True) from None
     except ConfigError as error:
         raise CannotRun(str(error), permanent=True) from None

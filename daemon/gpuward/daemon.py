@@ -20,7 +20,7 @@ from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, has_terminal, raise_file_limit, reap
 from gpuward.host.unit_job import pending_job
-from gpuward.planning import read_fleet_file, unreadable
+from gpuward.planning import decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
@@ -194,7 +194,7 @@ class Daemon:
         if path is None:
             return
         try:
-            proposal = self._parts.fleets.propose(read_fleet_file(path))
+            proposal = self._parts.fleets.propose(decoded(read_fleet_file(path)))
         except (OSError, ValueError) as error:
             raise CannotRun(f"cannot read {path}: {unreadable(error)}", permanent=True) from None
         if proposal.plan.ok:

@@ -19,7 +19,7 @@ from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
 from gpuward.host.records import VERSION, StoredFleet
 from gpuward.interop.fleet_files import decode_fleet
-from gpuward.planning import FleetText, Planner, Proposal, read_fleet_file, summary, unreadable
+from gpuward.planning import Decoded, FleetText, Planner, Proposal, read_fleet_file, summary, unreadable
 from gpuward.policy.apply import Applied, apply, more_than_a_roll, roll_outdated
 from gpuward.policy.fleet import begin_roll, settle
 from gpuward.policy.life import Goal
@@ -46,9 +46,9 @@ class Fleets:
         """Revision of the applied fleet; 0 before the first."""
         return self.stored.revision if self.stored is not None else 0
 
-    def propose(self, source: FleetText, *, prune: bool = False) -> Proposal:
+    def propose(self, file: Decoded, *, prune: bool = False) -> Proposal:
         """Decode and plan a file against what runs now; ``prune``: pools that it does not name are to go."""
-        return self.planner.propose(source, self._applied, prune=prune)
+        return self.planner.propose(file, self._applied, prune=prune)
 
     def changes_nothing(self, proposal: Proposal) -> bool:
         """Whether the applied fleet says the same already, and every worker is as it says."""
@@ -70,9 +70,9 @@ class Fleets:
         news = tuple(remark for remark in proposal.plan.warnings if remark.pool == pool or remark not in known)
         return replace(proposal, plan=replace(proposal.plan, warnings=news))
 
-    def propose_roll(self, name: str, source: FleetText) -> Proposal:
+    def propose_roll(self, name: str, file: Decoded) -> Proposal:
         """Decode and plan a file that may change nothing but the definition of one pool."""
-        proposal = self.propose(source)
+        proposal = self.propose(file)
         if self.stored is None or proposal.fleet is None or not proposal.plan.ok:
             return proposal
         beside = more_than_a_roll(name, self.stored.fleet, proposal.fleet, proposal.changes)

@@ -16,8 +16,13 @@ KEPT = 4096
 _WARNING_PHASES = frozenset({Phase.BACKOFF, Phase.RELEASING, Phase.FAILED})
 
 
+YEAR_10000 = 253402300800.0
+"""The first second that a date of four digits cannot name; a clock that was never set, or set wrong, may be there."""
+
+
 def rfc3339(at: float) -> str:
-    """Wall time as text, UTC with milliseconds."""
+    """Wall time as text, UTC with milliseconds; a time that no calendar has as the nearest that one has."""
+    at = min(max(at, 0.0), YEAR_10000 - 1)
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuward.config.errors import ConfigError
+from gpuward.config.files import read_file
 from gpuward.config.fleet import Fleet, Remark
 from gpuward.equipment import Equipment
 from gpuward.host.ports import listening
@@ -19,8 +20,6 @@ from gpuward.policy.plan import Plan
 from gpuward.policy.ports import assign, explicit_ports, problems, served_port
 from gpuward.policy.reload import Change, compare, remarks_of_left, told_as_left, with_pools_left
 from gpuward.supervisor import Supervisor
-
-FILE_MAX_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +52,30 @@ class Proposal:
 
 def read_fleet_file(path: Path) -> FleetText:
     """Read a fleet file; OSError or ValueError where it is not there, not text, or larger than a fleet can be."""
-    size = path.stat().st_size
-    if size > FILE_MAX_BYTES:
-        raise ValueError(f"it has {size} bytes, a fleet file at most {FILE_MAX_BYTES}")
-    return FleetText(text=path.read_text(encoding="utf-8"), name=path.name, directory=str(path.absolute().parent))
+    return FleetText(text=read_file(str(path)), name=path.name, directory=str(path.absolute().parent))
 
 
 def unreadable(error: OSError | ValueError) -> str:
     """Why a fleet file could not be read, without its path, which whoever tells it has named."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """A fleet file that was decoded; ``fleet`` is None where ``problems`` say why it could not be."""
+
+    source: FleetText
+    fleet: Fleet | None
+    problems: tuple[Remark, ...] = ()
+
+
+def decoded(source: FleetText) -> Decoded:
+    """Decode a file. Up to a second for the largest: not for the loop's thread where a request brings it."""
+    try:
+        fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
+    except ConfigError as error:
+        return Decoded(source=source, fleet=None, problems=error.named)
+    return Decoded(source=source, fleet=fleet)
 
 
 class Planner:
@@ -72,12 +86,11 @@ class Planner:
         self._settings = equipment.settings
         self._no_cgroups = equipment.cgroups.refusal
 
-    def propose(self, source: FleetText, old: Fleet | None, *, prune: bool) -> Proposal:
-        """Decode a file and plan it in the place of ``old``; the pools that it does not name stay, unless ``prune``."""
-        try:
-            fleet = decode_fleet(source.text, file=source.name, directory=source.directory)
-        except ConfigError as error:
-            plan = Plan(workers=(), problems=error.named, warnings=(), gpus_needed=0, gpus_available=0)
+    def propose(self, file: Decoded, old: Fleet | None, *, prune: bool) -> Proposal:
+        """Plan a file in the place of ``old``; the pools that it does not name stay, unless ``prune``."""
+        source, fleet = file.source, file.fleet
+        if fleet is None:
+            plan = Plan(workers=(), problems=file.problems, warnings=(), gpus_needed=0, gpus_available=0)
             return Proposal(source=source, fleet=None, plan=plan, changes=())
         if prune:
             return self.proposal(source, fleet, old)

@@ -14,7 +14,7 @@ from gpuward.interop.fleet_files import decode_fleet, is_yaml
 from gpuward.interop.fleet_toml import fleet_to_toml
 
 ROOT = Path(__file__).parents[2]
-TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=20)
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=20)
 WORDS = TEXT.filter(str.strip).map(lambda text: text.replace("{", "{{").replace("}", "}}"))
 FLAGS = WORDS.filter(lambda word: not word.startswith("-"))
 SECONDS = st.floats(0.5, 1000.0)

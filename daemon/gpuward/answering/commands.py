@@ -22,7 +22,7 @@ from gpuward.control.roles import Peer, Role
 from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
-from gpuward.planning import FleetText, Proposal, read_fleet_file, unreadable
+from gpuward.planning import Decoded, FleetText, Proposal, decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.apply import rolled_pools
 from gpuward.policy.foresight import Foresight
@@ -66,15 +66,27 @@ class Commands:
         """Answer one request, or raise Refusal."""
         if request.op not in READING:
             self._authorise(request, peer)
+            return await self._answer(request, peer)
+        try:
+            return await self._answer(request, peer)
+        except Refusal:
+            raise
+        except Exception as error:  # who only looks must not be able to end the daemon
+            self._supervisor.journal.log.exception("internal-error", op=request.op)
+            raise Refusal("failed", f"cannot {request.op}: internal error: {type(error).__name__}: {error}") from error
+
+    async def _answer(self, request: ask.Request, peer: Peer) -> Document:
         match request.args:
-            case ask.ApplyArgs() | ask.ReloadArgs() as args:
-                return self._apply(args) if isinstance(args, ask.ApplyArgs) else self.reload(args)
-            case ask.FileArgs() | ask.DiffArgs() as args:
-                return self._diff(args) if isinstance(args, ask.DiffArgs) else self._plan(args)
+            case ask.FileArgs() as args:
+                return self._plan_or_apply(args, await _decoded(args))
+            case ask.DiffArgs() | ask.ReloadArgs() as args:
+                return await self._diff(args) if isinstance(args, ask.DiffArgs) else self.reload(args)
             case ask.TargetArgs() as args:
                 return self._targets(request.op, args)
-            case ask.ScaleArgs() | ask.RollArgs() as args:
-                return self._scale(args) if isinstance(args, ask.ScaleArgs) else self._roll(args)
+            case ask.ScaleArgs() as args:
+                return self._scale(args)
+            case ask.RollArgs() as args:
+                return self._roll(args, await _decoded(args.file) if args.file is not None else None)
             case ask.OperationArgs() as args:
                 return await self._operation(args)
             case ask.LogsArgs() as args:
@@ -126,18 +138,21 @@ class Commands:
         stored = self._fleets.stored
         return [pool.name for pool in stored.fleet.pools] if stored is not None else []
 
-    def _plan(self, args: ask.FileArgs) -> Document:
-        return plan_document(self._fleets.propose(_text(args), prune=args.prune).plan)
+    def _plan_or_apply(self, args: ask.FileArgs, file: Decoded) -> Document:
+        if isinstance(args, ask.ApplyArgs):
+            return self._apply(args, file)
+        return plan_document(self._fleets.propose(file, prune=args.prune).plan)
 
-    def _diff(self, args: ask.DiffArgs) -> Document:
+    async def _diff(self, args: ask.DiffArgs) -> Document:
         """What applying a file would change; for the file of the start also what ``status`` says of it."""
         if args.text is not None:
-            source = FleetText(text=args.text, name=args.name, directory=args.directory)
-            return self._foreseen(self._fleets.propose(source, prune=args.prune))
-        document = self._foreseen(self._fleets.propose(self._start_file("compare"), prune=True))
+            file = ask.FileArgs(text=args.text, name=args.name, directory=args.directory)
+            return self._foreseen(self._fleets.propose(await _decoded(file), prune=args.prune))
+        start_file = await asyncio.to_thread(decoded, self._start_file("compare"))
+        document = self._foreseen(self._fleets.propose(start_file, prune=True))
         return {**document, **self._views.fleet(), "file": str(self._fleets.start_file)}
 
-    def _apply(self, args: ask.ApplyArgs) -> Document:
+    def _apply(self, args: ask.ApplyArgs, file: Decoded) -> Document:
         expected = args.expected_revision
         if expected is not None and expected != self._fleets.revision:
             message = (
@@ -145,12 +160,12 @@ class Commands:
                 f"not {expected} as when it was compared; look at the difference again"
             )
             raise Refusal("revision-changed", message)
-        return self._applied(self._fleets.propose(_text(args), prune=args.prune), "apply", force=args.force)
+        return self._applied(self._fleets.propose(file, prune=args.prune), "apply", force=args.force)
 
     def reload(self, args: ask.ReloadArgs | None = None) -> Document:
         """Apply the file that the daemon was started with; what it does not name any more goes."""
         args = args or ask.ReloadArgs()
-        proposal = self._fleets.propose(self._start_file("reload"), prune=True)
+        proposal = self._fleets.propose(decoded(self._start_file("reload")), prune=True)
         return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "reload", force=args.force)
 
     def _start_file(self, verb: Literal["reload", "compare"]) -> FleetText:
@@ -241,7 +256,7 @@ class Commands:
             raise Refusal("failed", f"{op} is under way, but {'; '.join(unsaved)}")
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 
-    def _roll(self, args: ask.RollArgs) -> Document:
+    def _roll(self, args: ask.RollArgs, file: Decoded | None) -> Document:
         """Restart a pool one worker after the other, with what a file says of it where there is one."""
         workers = [worker for worker in self._resolve(ask.TargetArgs(targets=(args.pool,))) if worker.goal is Goal.UP]
         pool = self._supervisor.state.pools.get(args.pool)
@@ -255,7 +270,7 @@ class Commands:
         if args.dry_run:
             return self._stops(self._beforehand.of_workers("roll", workers, (pool.name,)), workers)
         begun = policy.begin_roll(self._supervisor.state, pool).rolls[pool.name]
-        proposal = self._fleets.propose_roll(pool.name, _text(args.file)) if args.file is not None else None
+        proposal = self._fleets.propose_roll(pool.name, file) if file is not None else None
         if proposal is not None and not proposal.plan.ok:
             raise _nothing_applied(proposal, self._views.proposal(proposal))
         new = proposal.fleet.pool(pool.name) if proposal is not None and proposal.fleet is not None else pool
@@ -342,8 +357,10 @@ def _nothing_applied(proposal: Proposal, document: Document) -> Refusal:
     return Refusal(code, f"nothing was applied: {problems}", document)
 
 
-def _text(args: ask.FileArgs) -> FleetText:
-    return FleetText(text=args.text, name=args.name, directory=args.directory)
+async def _decoded(args: ask.FileArgs) -> Decoded:
+    """Decode a file beside the loop, which goes on answering."""
+    source = FleetText(text=args.text, name=args.name, directory=args.directory)
+    return await asyncio.to_thread(decoded, source)
 
 
 def _target(verb: Literal["start", "stop", "restart"], worker: Worker) -> Target:

@@ -27,6 +27,9 @@ Table = Mapping[str, object]
 _NAMES_OF_TYPES: Mapping[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _SHOWN_MAX_CHARACTERS = 60
 
+GUESSES_MAX = 20
+"""Unknown keys for which a near one is looked for: nobody reads further."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -66,7 +69,7 @@ def decode_table(
     for key, value in table.items():
         info = fields.get(key)
         if info is None:
-            found.append(unknown_key(key, value, fields, section))
+            found.append(unknown_key(key, value, fields if len(found) < GUESSES_MAX else (), section))
             continue
         wrong = _type_problem(key, value, info.type) or _range_problem(value, rules.get(info.name))
         if wrong:
@@ -77,20 +80,22 @@ def decode_table(
 
 
 def unknown_key(key: str, value: object, known: Collection[str], section: Section) -> Remark:
-    """Name the key, the nearest known one, and all known ones."""
-    near = difflib.get_close_matches(key.replace("_", "-").lower(), known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return section.remark(
-        "unknown-key", f"{key} = {shown(value)}: unknown key; {hint}known keys: {', '.join(sorted(known))}"
-    )
+    """Name the key, and the nearest known one or, where none is near, all of them."""
+    near = difflib.get_close_matches(key.replace("_", "-").lower()[:_SHOWN_MAX_CHARACTERS], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
+    return section.remark("unknown-key", f"{clipped(key)} = {shown(value)}: unknown key{hint}")
+
+
+def clipped(text: str) -> str:
+    """Text cut after 60 characters."""
+    return text if len(text) <= _SHOWN_MAX_CHARACTERS else text[: _SHOWN_MAX_CHARACTERS - 3] + "..."
 
 
 def shown(value: object) -> str:
     """A value as it stands in a file, cut after 60 characters."""
     if isinstance(value, float):
         return repr(value)
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN_MAX_CHARACTERS else text[: _SHOWN_MAX_CHARACTERS - 3] + "..."
+    return clipped(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _type_problem(key: str, value: object, expected: object) -> str | None:

@@ -14,18 +14,29 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+PROBLEMS_MAX = 100
+
+
 class ConfigError(Exception):
     """A file was refused; nothing of it applies.
 
-    ``problems`` holds all that was found, in file order. ``str()`` is one line per problem, led by the file's name.
+    ``problems`` holds what was found, in file order, at most 100. ``str()`` is one line per problem, led by the file's
+    name.
     """
 
     def __init__(self, file: str, problems: Sequence[Remark]) -> None:
         self.file = file
-        self.problems = tuple(problems)
+        self.problems = _bounded(tuple(problems))
         super().__init__("\n".join(remark.message for remark in self.named))
 
     @property
     def named(self) -> tuple[Remark, ...]:
         """The problems with the file's name before each message, for readers who see no other heading."""
         return tuple(structs.replace(one, message=f"{self.file}: {one.message}") for one in self.problems)
+
+
+def _bounded(problems: tuple[Remark, ...]) -> tuple[Remark, ...]:
+    if len(problems) <= PROBLEMS_MAX:
+        return problems
+    more = Remark(code="bad-value", pool=None, message=f"and {len(problems) - PROBLEMS_MAX} more problems like these")
+    return (*problems[:PROBLEMS_MAX], more)

@@ -24,6 +24,8 @@ from gpuward.config.pool_rules import (
 )
 from gpuward.config.rules import Rule, size_bytes
 
+POOLS_MAX = 256
+
 SIMULATED_MODEL = "simulated-model"
 """What a simulated worker serves where its pool names no model."""
 
@@ -73,6 +75,9 @@ def decode_pools(
 ) -> Fleet:
     """Return the fleet; ConfigError with every problem there is, ``problems`` (of the file as a whole) first."""
     found = list(problems)
+    if len(tables) > POOLS_MAX:
+        sentence = f"{len(tables)} pools; one host has at most {POOLS_MAX}"
+        raise ConfigError(around.file, [*found, Remark(code="bad-value", pool=None, message=sentence)])
     remarks = list(warnings)
     pools: dict[str, Pool] = {}
     for table in tables:

@@ -10,20 +10,33 @@ Rule = Callable[[object], str | None]
 """Given a value of the right type, return the end of the sentence ``KEY = VALUE: ...``, or None where it is right."""
 
 
+PATTERN_CHARACTERS_MAX = 1000
+EXACT_MAX = 2**53
+GPU_INDEX_MAX = 4095
+
+
 def at_least(least: float) -> Rule:
-    """Numbers from ``least`` on."""
-    return between(least, math.inf)
+    """Numbers from ``least`` on, as far as every program counts exactly (2**53)."""
+    return between(least, EXACT_MAX)
 
 
 def between(least: float, most: float) -> Rule:
     """Numbers from ``least`` to ``most``, both included."""
-    limits = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:.12g}"
+    limits = f"at least {_written(least)}" if most == EXACT_MAX else f"from {_written(least)} to {_written(most)}"
 
     def rule(value: object) -> str | None:
         inside = isinstance(value, int | float) and least <= value <= most
         return None if inside else f"must be {limits}"
 
     return rule
+
+
+def _written(number: float) -> str:
+    """A number as people write it; a size in bytes with its unit."""
+    mib = 1024**2
+    if isinstance(number, int) and number >= mib and number % mib == 0:
+        return f"{number // mib}MiB ({number})"
+    return f"{number:.12g}"
 
 
 def above(limit: float, *, most: float = math.inf) -> Rule:
@@ -42,7 +55,7 @@ def size_bytes(text: str) -> int | None:
 
     A bare K, M, G or T is none: systemd takes it for a power of 1024, Kubernetes for one of 1000.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kKMGT])(i?)B?|B)?", text.strip())
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?(?:([kKMGT])(i?)B?|B)?", text.strip())
     if found is None or (found[2] and not found[3] and not text.strip().endswith("B")):
         return None
     power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
@@ -51,10 +64,10 @@ def size_bytes(text: str) -> int | None:
 
 
 def printable_text(value: object) -> str | None:
-    """Text that a process can be given: not empty, no NUL."""
+    """Text of one printable line, not empty."""
     if not isinstance(value, str) or not value.strip():
         return "must not be empty; leave the key out instead"
-    return "must not hold a NUL character" if "\0" in value else None
+    return None if value.isprintable() else "must be one line of printable characters"
 
 
 def arguments(value: object) -> str | None:
@@ -68,8 +81,8 @@ def devices(value: object) -> str | None:
     if not isinstance(value, list | tuple) or not value:
         return "names no GPU; leave the key out and the GPUs are chosen for you"
     for item in value:
-        if isinstance(item, int) and item < 0:
-            return f"{item} is no GPU index; indices start at 0"
+        if isinstance(item, int) and not 0 <= item <= GPU_INDEX_MAX:
+            return f"{item} is not a GPU index; indices start at 0"
         if isinstance(item, str) and (not item.strip() or item.strip().isdigit()):
             return f'"{item}" is no UUID; an index is written without quotes'
     return None
@@ -86,15 +99,17 @@ def regular_expression(value: object) -> str | None:
     """Patterns that Python's ``re`` compiles."""
     if not isinstance(value, str) or not value:
         return "must be a regular expression that a log line matches"
+    if len(value) > PATTERN_CHARACTERS_MAX:
+        return f"must have at most {PATTERN_CHARACTERS_MAX} characters"
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         return f"must be a regular expression: {error}"
     return None
 
 
 def absolute_path(value: object) -> str | None:
     """Paths from the root."""
-    if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+    if isinstance(value, str) and value.startswith("/") and value.isprintable():
         return None
-    return "must be an absolute path, as /var/lib/gpuward"
+    return "must be an absolute path, such as /var/lib/gpuward"

@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import tomllib
 
+from gpuward.config.bounds import check_document, check_text
 from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Remark
 
 
 def parse_toml(text: str, *, file: str) -> dict[str, object]:
-    """Return the tables of ``text``; ConfigError (bad-syntax, duplicate-name) where it is no TOML."""
+    """Return the tables of ``text``; ConfigError (bad-syntax, duplicate-name) where it is no TOML, or too much."""
+    check_text(text, file=file)
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except RecursionError as error:
         message = "not usable: nested too deeply; a fleet needs three levels"
         raise ConfigError(file, [Remark(code="bad-syntax", pool=None, message=message)]) from error
     except ValueError as error:
         raise ConfigError(file, [_syntax_problem(text, str(error))]) from error
+    check_document(document, file=file)
+    return document
 
 
 def _syntax_problem(text: str, complaint: str) -> Remark:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import yaml
 
+from gpuward.config.bounds import check_document
 from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Remark
 
@@ -34,10 +35,11 @@ def parse_yaml(text: str, *, file: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:  # dates that no calendar has, integers of 5,000 digits
         _refuse(file, "bad-value", f"a value cannot be read: {error}")
     if not isinstance(document, dict):
-        shown = reprlib.repr(document)
+        shown = reprlib.repr(document) if not isinstance(document, int) else "a number"
         _refuse(
             file, "bad-value", f"a {_kind(document)} at the top ({shown}); services are a table: 'Name:' and its keys"
         )
+    check_document(document, file=file)
     return document
 
 
