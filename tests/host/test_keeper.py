@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,94 @@ def test_a_lease_of_another_user_is_locked_though_it_cannot_be_written(bench: Be
     taken = bench.end(bench.start("/bin/true", leases=(str(lease),)))
 
     assert (refused.error, taken.error) == (f"the lease {lease} is held by another run or another daemon", "")
+
+
+OTHERS = """
+import os, time
+ready, end = os.pipe()
+if os.fork() == 0:
+    os.setresuid(12345, 12345, 12345)
+    os.write(end, b"x")
+    time.sleep(60)
+os.read(ready, 1)
+raise SystemExit(5)
+"""
+
+
+def without_the_right_to_kill_others() -> None:
+    """Keep everything of root but CAP_KILL (5, capabilities(7)): keepers are started by this process."""
+    import ctypes
+
+    version, word = 0x20080522, ctypes.c_uint32
+    header, sets = (word * 2)(version, 0), (word * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, sets) == 0
+    for item in (0, 1, 2):
+        sets[item] &= ~(1 << 5)
+    assert libc.prctl(24, 5, 0, 0, 0) == 0  # PR_CAPBSET_DROP: or an exec as root would have it again
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root to be made")
+def test_a_keeper_outlasts_a_process_that_it_may_not_kill(bench: Bench) -> None:
+    child = os.fork()
+    if child == 0:
+        without_the_right_to_kill_others()
+        bench.python(OTHERS)
+        os._exit(0)
+    os.waitpid(child, 0)
+    bench.number = 1
+    main_pid = bench.main_pid()
+    keeper = bench.runs.keeper_identity("pool/0", 1)
+    assert keeper is not None
+    eventually(lambda: identify(main_pid) is None, within_s=10)
+    left = tree(keeper.pid)
+
+    waited = alive(keeper), bench.runs.ending("pool/0", 1)
+    os.kill(left[0], signal.SIGKILL)
+    ending = eventually(lambda: bench.runs.ending("pool/0", 1), within_s=10)
+
+    assert (len(left), waited) == (1, (True, None))
+    assert (ending.code, ending.error) == (5, "")
+
+
+def test_an_exit_code_is_kept_on_a_full_disk(bench: Bench, tmp_path: Path) -> None:
+    disk = tmp_path / "runs" / "pool"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=60", "tmpfs", disk], check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        spawned = bench.python(
+            "import time\nwhile not input_there(): time.sleep(0.01)\nraise SystemExit(9)".replace(
+                "input_there()", f"__import__('os').path.exists('{tmp_path}/go')"
+            ),
+            log=disk / "out.log",
+        )
+        bench.main_pid()
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        with suppress(OSError):
+            for number in range(100):
+                (disk / f"inode-{number}").touch()
+        (tmp_path / "go").touch()
+
+        ending = bench.end(spawned)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+    assert (ending.code, ending.signal, ending.error) == (9, None, "")
+
+
+def test_output_that_is_lost_on_a_full_disk_is_said_at_once_and_counted(bench: Bench) -> None:
+    (bench.root / "full.log").symlink_to("/dev/full")
+    spawned = bench.python("print('x' * 99, flush=True); __import__('signal').pause()", log=bench.root / "full.log")
+
+    trouble = eventually(lambda: bench.runs.log_trouble("pool/0", 1), within_s=10)
+    os.kill(bench.main_pid(), signal.SIGKILL)
+    ending = bench.end(spawned)
+
+    assert (trouble, ending.log_lost_bytes) == ("No space left on device", 100)
 
 
 def test_the_worker_inherits_no_descriptor_and_no_lock(bench: Bench) -> None:

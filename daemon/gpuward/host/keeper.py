@@ -8,7 +8,7 @@ decides and never restarts.
 It outlives upgrades of everything else, so it imports nothing of gpuward and only the standard library, and speaks
 through files in the run directory (``VERSION`` is their format). In: ``spec`` (``key value`` lines), ``argv`` and
 ``environ`` (NUL after each entry, as in /proc). Out, each written whole by rename: ``keeper``, ``started``, ``end``
-(``key value`` lines).
+(``key value`` lines), and ``log-lost`` when output cannot be written for the first time.
 
 ``_signal`` and not ``signal``: the same functions without the enums, 0.7 MiB less in each of many keepers.
 """
@@ -31,10 +31,16 @@ CHUNK_BYTES = 65536
 TRACKER = b"multiprocessing.resource_tracker"
 TRACKER_S = 2.0
 SIGNAL_MAX = 64
+IMPATIENT_S = 5.0  # after this, what cannot be killed (state D, another user's) is looked at once a second
+RESERVED_BYTES = 4096
 
 
 class CannotStart(Exception):
     """The worker was not started; the message is one line for the end record."""
+
+
+class CannotStartNow(CannotStart):
+    """The same for want of something that may come back: no fault of the worker's."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -63,8 +69,14 @@ def write_pairs(directory: str, name: str, pairs: list[tuple[str, object]]) -> N
     """Write ``name`` whole or not at all."""
     temporary = f"{directory}/.{name}.new"
     lines = [f"{key} {str(value).replace(chr(10), ' ')}\n" for key, value in [("version", VERSION), *pairs]]
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
-        file.writelines(lines)
+    content = "".join(lines).encode("utf-8", "surrogateescape")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        if os.write(fd, content) < len(content):
+            raise OSError(28, "No space left on device")  # ENOSPC
+        os.ftruncate(fd, len(content))  # only now: what was reserved is kept until it is ours
+    finally:
+        os.close(fd)
     os.rename(temporary, f"{directory}/{name}")  # noqa: PTH104
 
 
@@ -144,8 +156,9 @@ def is_tracker(pid: int) -> bool:
 class Log:
     """The worker's output: a file, moved to ``.1`` when it has ``max_bytes``. A full disk loses lines only."""
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    def __init__(self, path: str, max_bytes: int, directory: str) -> None:
         self.path = path
+        self.directory = directory
         self.max_bytes = max_bytes
         self.lost_bytes = 0
         self.written = 0
@@ -169,11 +182,20 @@ class Log:
                 self.open()
             try:
                 written = os.write(self.fd, chunk[: max(1, self.max_bytes - self.written)])
-            except OSError:
+            except OSError as error:
+                if not self.lost_bytes:
+                    self.tell(error)
                 self.lost_bytes += len(chunk)
                 return
             self.written += written
             chunk = chunk[written:]
+
+    def tell(self, error: OSError) -> None:
+        """Have the daemon know that output is lost, where there is room for that."""
+        try:
+            write_pairs(self.directory, "log-lost", [("at", f"{time.time():.6f}"), ("error", error.strerror)])
+        except OSError:
+            return
 
     def rotate(self) -> None:
         """Move the full file aside (the one moved before goes) and begin a new one."""
@@ -211,8 +233,10 @@ class Keeper:
         return self.spec.get(key, [default])[0]
 
     def announce(self) -> None:
-        """Say that a keeper exists, before anything can go wrong."""
+        """Say that a keeper exists, before anything can go wrong, and take the room for the end record."""
         pid = os.getpid()
+        with open(f"{self.directory}/.end.new", "wb") as file:  # noqa: PTH123
+            file.write(bytes(RESERVED_BYTES))
         write_pairs(self.directory, "keeper", [("pid", pid), ("start_ticks", start_ticks(pid))])
 
     def take_leases(self) -> None:
@@ -222,9 +246,9 @@ class Keeper:
             try:
                 fcntl.flock(open_lease(path), mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise CannotStart(f"the lease {path} is held by another run or another daemon") from None
+                raise CannotStartNow(f"the lease {path} is held by another run or another daemon") from None
             except OSError as error:
-                raise CannotStart(f"the lease {path} cannot be taken: {error.strerror}") from None
+                raise CannotStartNow(f"the lease {path} cannot be taken: {error.strerror}") from None
 
     def start(self) -> int:
         """Start the worker in a session of its own; return the read end of its output pipe."""
@@ -345,17 +369,17 @@ class Keeper:
         """
         poll = select.poll()
         poll.register(self.wakeup, select.POLLIN)
-        spared_until = time.monotonic() + TRACKER_S
+        began = time.monotonic()
         while self.reap():
             for pid in descendants():
-                if time.monotonic() < spared_until and is_tracker(pid):
+                if time.monotonic() < began + TRACKER_S and is_tracker(pid):
                     continue
                 try:
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
+                except OSError:  # gone; or of another user: the daemon tells who is left
                     continue
                 self.killed.add(pid)
-            if poll.poll(50):
+            if poll.poll(50 if time.monotonic() < began + IMPATIENT_S else 1000):
                 os.read(self.wakeup, CHUNK_BYTES)
 
     def oom_kills(self) -> tuple[int, str]:
@@ -367,7 +391,7 @@ class Keeper:
             own = ""
         return (int(own), "run") if own else (oom_kills() - self.oom_kills_before, "host")
 
-    def end(self, log: Log | None, error: str = "") -> None:
+    def end(self, log: Log | None, error: str = "", *, passing: bool = False) -> None:
         """Write how the run ended."""
         status = self.main_status
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else ""
@@ -379,6 +403,7 @@ class Keeper:
             ("code", code),
             ("signal", number),
             ("error", error),
+            ("passing", "yes" if passing else "no"),
             ("user_s", f"{self.usage[0]:.3f}"),
             ("system_s", f"{self.usage[1]:.3f}"),
             ("max_rss_bytes", self.usage[2]),
@@ -397,20 +422,22 @@ class Keeper:
             self.take_leases()
             output = self.start()
         except (CannotStart, OSError) as error:
-            self.end(None, str(error))
+            self.end(None, str(error), passing=isinstance(error, CannotStartNow))
             return
-        log = Log(self.word("log", "/dev/null"), int(self.word("log_max_bytes", "67108864")))
+        log = Log(self.word("log", "/dev/null"), int(self.word("log_max_bytes", "67108864")), self.directory)
+        unsaid = ""
         at = [("at", f"{time.time():.6f}"), ("monotonic", f"{time.monotonic():.6f}")]
         main = [("pid", self.main_pid), ("start_ticks", start_ticks(self.main_pid))]
         try:
             write_pairs(self.directory, "started", [*main, *at])
-        except OSError:
+        except OSError as error:
             os.kill(self.main_pid, signal.SIGKILL)  # nobody could ever signal it: no room, or no directory
+            unsaid = f"cannot write that the worker was started: {error.strerror}"
         os.close(1)  # tells the daemon, if it still lives, to look
         self.wait(output, log)
         self.kill_rest()
         self.drain(output, log)
-        self.end(log)
+        self.end(log, unsaid, passing=bool(unsaid))
         if self.word("cgroup", ""):
             try:
                 os.rmdir(self.word("cgroup", ""))  # noqa: PTH106

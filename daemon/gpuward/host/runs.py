@@ -31,6 +31,10 @@ OOM_SCORE_ADJ = 200
 """Workers are to be killed before the daemon and the rest of the host (proc(5), oom_score_adj)."""
 
 
+LEASE_REFUSAL = "the lease "
+"""How keepers of versions before 0.3 begin to say that a GPU's lease is held; later ones say that it may pass."""
+
+
 class StillRunning(Exception):
     """A keeper of this worker is alive; the message names its run."""
 
@@ -72,7 +76,7 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The end record of a run; ``error`` is set where the worker was never started.
+    """The end record of a run; ``error`` is set where the worker was never started, ``passing`` where it may be later.
 
     ``at`` is wall time, ``at_s`` the same instant in monotonic seconds, None where no record tells it. ``oom_proven``:
     the kernel's kills were counted in the run's own cgroup; else they are of the whole host.
@@ -88,6 +92,7 @@ class Ending:
     oom_proven: bool
     max_rss_bytes: int
     log_lost_bytes: int
+    passing: bool = False
 
 
 class Runs:
@@ -175,9 +180,14 @@ class Runs:
                 oom_proven=word.get("oom_kills_of") == "run",
                 max_rss_bytes=int(word["max_rss_bytes"]),
                 log_lost_bytes=int(word["log_lost_bytes"]),
+                passing=word.get("passing") == "yes" or word["error"].startswith(LEASE_REFUSAL),
             )
         except (OSError, KeyError, ValueError):
             return None
+
+    def log_trouble(self, worker: str, run: int) -> str:
+        """Why output of a run was lost; empty where none was."""
+        return pairs_of(self.directory(worker, run) / "log-lost").get("error", [""])[0]
 
     def stillborn(self, worker: str, run: int) -> str:
         """Why a keeper never came to be, where what was to become it said so; empty where it did."""

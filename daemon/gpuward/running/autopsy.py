@@ -19,8 +19,6 @@ from gpuward.policy.last_moments import LastMoments
 from gpuward.running.reading import LogReading
 
 SWEEP_LIMIT_S = 10.0
-LEASE_REFUSAL = "the lease "
-"""How the keeper begins to say that somebody else holds a GPU's lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +97,7 @@ def judged(examined: Examined, moments: LastMoments) -> Findings:
     """Say why the run ended; ``moments``: what the host knew of its GPUs."""
     dead, ending = examined.dead, examined.ending
     if ending.error:
-        refused = ending.error if ending.error.startswith(LEASE_REFUSAL) else ""
+        refused = ending.error if ending.passing else ""
         return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
     verdict = judge(examined.end, examined.log, moments)
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=examined.survivors)
