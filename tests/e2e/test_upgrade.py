@@ -47,9 +47,9 @@ class Installation:
     def upgrade(self) -> None:
         """Version N+1: a worker's record has a key more, which records of version N are given on the way."""
         self.change("__init__.py", r'__version__ = ".*"', '__version__ = "99.0"')
-        self.change("host/records.py", r"\nVERSION = 1\n", "\nVERSION = 2\n")
+        self.change("host/versions.py", r"\nVERSION = 1\n", "\nVERSION = 2\n")
         self.change(
-            "host/records.py", r"\nMIGRATIONS: (.*) = \{\}", r"\nMIGRATIONS: \1 = {1: lambda old: {**old, 'new': 7}}"
+            "host/versions.py", r"\nMIGRATIONS: (.*) = \{\}", r"\nMIGRATIONS: \1 = {1: lambda old: {**old, 'new': 7}}"
         )
         self.change("host/records.py", r"    boot_id: str\n", "    boot_id: str\n    new: int = 0\n")
         self.change("host/records.py", r"StoredWorker\(version=VERSION,", "StoredWorker(version=VERSION, new=8,")

@@ -10,6 +10,7 @@ import pytest
 
 from gpuward.host.keeper import Log
 from gpuward.host.log_reader import LogReader
+from gpuward.host.logs import tail
 
 
 @pytest.fixture
@@ -141,3 +142,12 @@ def test_a_closed_reader_holds_no_descriptor(log: Path, reader: LogReader) -> No
     reader.close()
 
     assert (open_while - before, open_descriptors() - before) == (1, 0)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_nothing_to_read_and_nothing_to_wait_for(
+    reader: LogReader, log: Path
+) -> None:
+    os.mkfifo(log)
+
+    assert list(reader.lines()) == []
+    assert tail(log, 10, 1000).text == ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import msgspec
 import pytest
 
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.host.records import VERSION, Records, StoredFleet, migrated
+from gpuward.host.records import VERSION, Records, StoredFleet, StoredGpus
+from gpuward.host.versions import migrated
 from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
 
 WORKER = Worker(
@@ -26,6 +30,7 @@ WORKER = Worker(
     last_exit=LastExit(run=4, cause="crash", code=None, signal=9, at=12.5, evidence=("line",)),
 )
 STOPPED = Worker(name="m/1", pool="m", index=1, goal=Goal.DOWN)
+STOPPED_ZERO = replace(WORKER, goal=Goal.DOWN)
 FLEET = StoredFleet(
     version=VERSION, revision=3, source="f", digest="d", applied_at=1.0, fleet=Fleet(pools=(Pool(name="m"),))
 )
@@ -173,3 +178,112 @@ def test_a_step_is_kept_with_the_run_that_it_followed_and_records_without_one_ar
 
     assert [(run.step, run.claim_bytes) for run in before] == [(None, {})]
     assert [(run.step, run.peak_bytes) for run in records.history("m/0")] == [(step, {"GPU-0": 5})]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"name": "x"}, "called 'x'"),
+        ({"pool": "unknown"}, "of pool 'unknown'"),
+        ({"index": 7}, "worker 7"),
+        ({"since_s": 1e300}, "worker.since_s = 1e+300"),
+        ({"failures": (1.0, -1e12)}, "worker.failures = -1e+12"),
+        ({"run": 10**30}, "worker.run is a number of 100 bits"),
+    ],
+)
+def test_a_worker_that_makes_no_sense_is_set_aside(records: Records, changed: dict[str, object], reason: str) -> None:
+    records.save_worker(WORKER, "boot", durable=False)
+    document = json.loads(path_of(records).read_bytes())
+    document["worker"].update(changed)
+    path_of(records).write_text(json.dumps(document))
+
+    assert records.load_workers() == {}
+    assert reason in records.set_aside[0].reason
+
+
+@pytest.mark.parametrize("since", [1e300, -1e12])
+def test_a_gpu_that_is_out_of_service_since_before_or_after_all_time_is_not(records: Records, since: float) -> None:
+    quarantine = {"reason": "XID 79", "since": since, "boot_id": "b"}
+    document = {"version": VERSION, "health": {"quarantines": {"GPU-0": quarantine}}}
+    (records.root / "gpus.json").write_text(json.dumps(document))
+
+    assert records.load_gpus().health.quarantines == {}
+    assert "health.quarantines.GPU-0.since" in records.set_aside[0].reason
+
+
+@pytest.mark.parametrize(
+    ("pools", "reason"),
+    [
+        ([{"name": "../../etc"}], "cannot be called '../../etc'"),
+        ([{"name": "m", "workers": 10**9}], "1000000000 workers"),
+        ([{"name": "m"}, {"name": "m"}], "2 pools are called m"),
+    ],
+)
+def test_a_fleet_that_no_file_can_have_said_is_set_aside(records: Records, pools: list[object], reason: str) -> None:
+    records.save_fleet(FLEET)
+    path = records.root / "fleet.json"
+    document = json.loads(path.read_bytes())
+    document["fleet"]["pools"] = pools
+    path.write_text(json.dumps(document))
+
+    assert records.load_fleet() is None
+    assert reason in records.set_aside[0].reason
+
+
+def test_marks_of_workers_that_cannot_be_are_no_goals(records: Records) -> None:
+    (records.root / "workers" / "m").mkdir()
+    for name in ("x.goal", "07.goal", "٣.down", "99999999.down", "1.goal", "2.down"):
+        (records.root / "workers" / "m" / name).write_text("down")
+
+    assert records.goals() == {"m/1": Goal.DOWN, "m/2": Goal.DOWN}
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def zeros(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 3 * 10**9)
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_device, a_directory, zeros])
+@pytest.mark.parametrize("name", ["epoch", "instance", "fleet.json", "gpus.json", "operations.json", "m/0.json"])
+def test_what_is_no_file_in_the_place_of_one_is_set_aside_at_once_and_replaced(
+    records: Records, put: Callable[[Path], None], name: str
+) -> None:
+    path = path_of(records) if name == "m/0.json" else records.root / name
+    path.parent.mkdir(exist_ok=True)
+    put(path)
+    put(path.with_name(f".{path.name}.new")) if put is not a_directory else None
+    before_s = time.monotonic()
+
+    loaded = (records.load_fleet(), records.load_gpus().health, records.load_operations().count, records.load_workers())
+    records.save_worker(WORKER, "boot", durable=True)
+    records.save_fleet(FLEET)
+    first = (records.next_epoch(), records.instance())
+
+    assert loaded == (None, StoredGpus(version=VERSION).health, 0, {})
+    assert (records.next_epoch(), records.instance()) == ((first[0] + 1, first[1]))
+    assert Records(records.root).load_fleet() == FLEET
+    assert Records(records.root).load_workers()["m/0"].worker == WORKER
+    assert time.monotonic() - before_s < 5
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_device, a_directory, zeros])
+def test_a_goal_that_is_no_file_says_nothing_and_is_written_anew(records: Records, put: Callable[[Path], None]) -> None:
+    path = path_of(records).with_suffix(".goal")
+    path.parent.mkdir()
+    put(path)
+
+    assert records.goals() == {}
+    records.save_goal(STOPPED_ZERO)
+    assert records.goals() == {"m/0": Goal.DOWN}

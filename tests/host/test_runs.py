@@ -15,7 +15,7 @@ from tests.waiting import eventually
 
 from gpuward.config.fleet import Pool
 from gpuward.host.found_runs import found_runs
-from gpuward.host.processes import tree
+from gpuward.host.processes import boot_id, tree
 from gpuward.host.runs import Runs, RunSpec, Spawned
 
 pytestmark = pytest.mark.e2e
@@ -146,7 +146,7 @@ def test_a_keeper_whose_directory_is_deleted_ends_its_tree_and_tells_the_end(ben
 
 
 def test_without_room_for_a_compiled_keeper_its_source_serves(tmp_path: Path) -> None:
-    (tmp_path / "runs" / "keeper.pyc").mkdir(parents=True)
+    (tmp_path / "keeper.pyc").mkdir(parents=True)
 
     bench = Bench(tmp_path)
     bench.start("m/0", 1, "/bin/true")
@@ -200,3 +200,26 @@ def test_a_start_that_runs_out_of_descriptors_leaves_none_open_wherever_it_stops
     assert left == {free: free for free in left}
     assert len(left) >= 5  # the lock, the pipe's two ends, the keeper's errors, /dev/null: it stopped at each
     assert bench.spawned
+
+
+def test_a_pool_may_be_called_as_a_file_of_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "keeper.pyc").write_bytes(b"of an earlier version")
+    bench = Bench(tmp_path)
+
+    bench.start("keeper.pyc/0", 1, "/bin/true")
+    os.waitid(os.P_PID, bench.spawned[0].keeper_pid, os.WEXITED | os.WNOWAIT)
+    ending = bench.runs.ending("keeper.pyc/0", 1)
+    bench.close()
+
+    assert ending is not None
+    assert ending.code == 0
+
+
+def test_directories_that_no_worker_can_have_are_no_runs(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    for name in ("m/x/1", "m/01/1", "m/٣/1", "m/99999999/1", "-m/0/1", "m/0/x", "m/1/²"):
+        (runs.root / name).mkdir(parents=True)
+        (runs.root / name / "spec").write_text(f"version 1\nboot_id {boot_id()}\n")
+
+    assert found_runs(runs) == []

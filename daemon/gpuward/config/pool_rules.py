@@ -17,11 +17,14 @@ _SECONDS_MAX: Final = 7 * 24 * 3600.0
 MEMORY_MAX_LEAST_BYTES: Final = 64 * 1024**2
 """No engine starts with less; a smaller number was meant in another unit."""
 
+WORKERS_MAX: Final = 10_000
+"""Of one pool."""
+
 POOL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 POOL_RULES: Final[Mapping[str, Rule]] = {
     "model": printable_text,
-    "workers": between(0, 10_000),
+    "workers": between(0, WORKERS_MAX),
     "gpus_per_worker": between(0, 1024),
     "gpu_memory_utilization": above(0, most=1),
     "tensor_parallel_size": between(1, 1024),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from gpuward.config.fleet import Pool
+from gpuward.config.fleet import Fleet, Pool
+from gpuward.host.files import RUN_FILE_MAX_BYTES, read_regular
 from gpuward.host.processes import boot_id
 from gpuward.host.runs import Runs, pairs_of
+from gpuward.host.sense import absurd_fleet, absurd_number, worker_named
 from gpuward.policy.resume import FoundRun
 
 
@@ -15,8 +17,8 @@ def found_runs(runs: Runs) -> list[FoundRun]:
     newest: dict[str, int] = {}
     for path in runs.root.glob("*/*/*/spec"):
         pool, index, run = path.parts[-4:-1]
-        if index.isdecimal() and run.isdecimal():
-            worker = f"{pool}/{index}"
+        worker = worker_named(pool, index)
+        if worker is not None and run.isascii() and run.isdecimal():
             newest[worker] = max(newest.get(worker, 0), int(run))
     found = (_found(runs, worker, run) for worker, run in sorted(newest.items()))
     return [one for one in found if one is not None]
@@ -44,9 +46,12 @@ def _found(runs: Runs, worker: str, run: int) -> FoundRun | None:
 def started_from(runs: Runs, worker: str, run: int) -> Pool | None:
     """The pool that a run was started from, with the steps of its ladder; None where its directory does not tell."""
     try:
-        return msgspec.json.decode((runs.directory(worker, run) / "pool").read_bytes(), type=Pool)
-    except (OSError, msgspec.DecodeError):
+        content = read_regular(runs.directory(worker, run) / "pool", RUN_FILE_MAX_BYTES)
+        pool = msgspec.json.decode(content, type=Pool)
+        strange = absurd_number(pool) or absurd_fleet(Fleet(pools=(pool,))) or pool.name != worker.rpartition("/")[0]
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return None if strange else pool
 
 
 def _number(text: str) -> float | None:

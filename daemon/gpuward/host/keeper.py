@@ -51,11 +51,16 @@ def prctl(option: int, value: int) -> None:
 
 def read_pairs(path: str) -> dict[str, list[str]]:
     """Return the values of each key of a file of ``key value`` lines, in order."""
+    with open(path, "rb") as file:  # noqa: PTH123 - pathlib costs 1 MiB
+        return pairs_in(file.read())
+
+
+def pairs_in(content: bytes) -> dict[str, list[str]]:
+    """Return the values of each key of such lines; only a newline ends one."""
     pairs: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123 - pathlib costs 1 MiB
-        for line in file:
-            key, _, value = line.rstrip("\n").partition(" ")
-            pairs.setdefault(key, []).append(value)
+    for line in content.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+        key, _, value = line.partition(" ")
+        pairs.setdefault(key, []).append(value)
     return pairs
 
 
@@ -66,9 +71,9 @@ def read_entries(path: str) -> list[bytes]:
 
 
 def write_pairs(directory: str, name: str, pairs: list[tuple[str, object]]) -> None:
-    """Write ``name`` whole or not at all."""
+    """Write ``name`` whole or not at all; line ends in values become spaces."""
     temporary = f"{directory}/.{name}.new"
-    lines = [f"{key} {str(value).replace(chr(10), ' ')}\n" for key, value in [("version", VERSION), *pairs]]
+    lines = [f"{key} {one_line(str(value))}\n" for key, value in [("version", VERSION), *pairs]]
     content = "".join(lines).encode("utf-8", "surrogateescape")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
@@ -100,6 +105,12 @@ def open_lease(path: str) -> int:
         except PermissionError:
             time.sleep(0.01)
     return os.open(path, flags)
+
+
+def one_line(value: str) -> str:
+    """Return a value that no reader takes for more than one line; halves of characters become question marks."""
+    kept = value.replace("\n", " ").replace("\r", " ")
+    return "".join("?" if "\ud800" <= char < "\udc80" or "\udcff" < char <= "\udfff" else char for char in kept)
 
 
 def start_ticks(pid: int) -> int:

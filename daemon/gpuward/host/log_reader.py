@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from gpuward.host.files import NoRecord, open_regular
 from gpuward.host.logs import decoded
 
 BLOCK_BYTES: Final = 256 * 1024
@@ -87,8 +88,8 @@ class LogReader:
 
     def _open(self, path: Path) -> bool:
         try:
-            opened = path.open("rb", buffering=0)
-        except FileNotFoundError:
+            opened = open(open_regular(path), "rb", buffering=0)  # noqa: PTH123, SIM115 - a descriptor, for long
+        except (FileNotFoundError, NoRecord):
             return False
         self.close()
         self._file = opened

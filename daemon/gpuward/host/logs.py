@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from gpuward.host.files import NoRecord, open_regular
+
 CHARACTER_BYTES_MAX: Final = 4
 OPEN_ATTEMPTS: Final = 3
 
@@ -109,8 +111,8 @@ def _opened(path: Path | str) -> Iterator[_Stream]:
 
 def _files(stack: ExitStack, paths: Iterable[Path]) -> Iterator[BinaryIO]:
     for path in paths:
-        with suppress(FileNotFoundError):
-            yield stack.enter_context(path.open("rb"))
+        with suppress(FileNotFoundError, NoRecord):
+            yield stack.enter_context(open(open_regular(path), "rb"))  # noqa: PTH123, SIM115 - a descriptor
 
 
 def _is_still(file: BinaryIO, path: Path) -> bool:

@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import structs
 
 from gpuward.config.fleet import Fleet
-from gpuward.host.boundary import boundary
+from gpuward.host.files import RECORD_MAX_BYTES, NoRecord, read_regular, write_whole
+from gpuward.host.sense import absurd_fleet, absurd_number, worker_named
 from gpuward.host.text import encoded
+from gpuward.host.versions import VERSION as VERSION  # noqa: PLC0414 - who writes records has it from here
+from gpuward.host.versions import decoded
 from gpuward.policy.health import Health
 from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
 from gpuward.policy.operations import Operation
 from gpuward.policy.roll import Roll
 
-VERSION = 1
-"""Format of every file here. A file of an earlier version is brought up by `MIGRATIONS`, any other is set aside."""
-
-Document: TypeAlias = dict[str, Any]
-MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {}
-"""Version -> what makes a document of that version one of the next; the document's keys tell which file it is."""
+WORD_MAX_BYTES = 4096
+"""Of a file that holds one word."""
 
 Record = TypeVar("Record")
 
@@ -132,8 +131,8 @@ class Records:
         """Count this daemon life; 1 is the first. OSError is reported, the life goes on under the number."""
         path = self.root / "epoch"
         try:
-            epoch = int(path.read_text()) + 1
-        except (OSError, ValueError):
+            epoch = int(self._content(path, WORD_MAX_BYTES) or b"") + 1
+        except ValueError:
             epoch = 1
         self._try_to_write(path, f"{epoch}\n")
         return epoch
@@ -141,10 +140,9 @@ class Records:
     def instance(self) -> str:
         """An identifier of this state directory: marks processes as ours beside another daemon's."""
         path = self.root / "instance"
-        with suppress(OSError, UnicodeDecodeError):
-            known = path.read_text().strip()
-            if known.isalnum():
-                return known
+        known = (self._content(path, WORD_MAX_BYTES) or b"").decode(errors="replace").strip()
+        if known.isalnum():
+            return known
         made = secrets.token_hex(6)
         self._try_to_write(path, f"{made}\n")
         return made
@@ -158,7 +156,7 @@ class Records:
 
     def load_fleet(self) -> StoredFleet | None:
         """Return the fleet that was applied last; None where there is none (or it had to be set aside)."""
-        return self._load(self.root / "fleet.json", StoredFleet)
+        return self._load(self.root / "fleet.json", StoredFleet, lambda stored: absurd_fleet(stored.fleet))
 
     def save_fleet(self, stored: StoredFleet) -> None:
         """Keep a fleet, durably."""
@@ -184,9 +182,10 @@ class Records:
         """Return every worker's record by name."""
         stored = {}
         for path in sorted((self.root / "workers").glob("*/*.json")):
-            record = self._load(path, StoredWorker)
-            if record is not None:
-                stored[record.worker.name] = record
+            name = worker_named(path.parent.name, path.stem)
+            record = self._load(path, StoredWorker, _is_of(name)) if name is not None else None
+            if name is not None and record is not None:
+                stored[name] = record
         return stored
 
     def save_worker(self, worker: Worker, boot_id: str, *, durable: bool) -> None:
@@ -204,7 +203,7 @@ class Records:
         path = self.root / "workers" / f"{worker.name}.goal"
         path.parent.mkdir(parents=True, exist_ok=True)
         known = path.exists()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
         try:
             os.pwrite(fd, f"{worker.goal:<4}\n".encode(), 0)
             os.fsync(fd)
@@ -216,11 +215,13 @@ class Records:
     def goals(self) -> dict[str, Goal]:
         """What the operator wants of each worker, whatever has become of its record."""
         goals: dict[str, Goal] = {}
-        for path in (self.root / "workers").glob("*/*.down"):
-            goals[f"{path.parent.name}/{path.stem}"] = Goal.DOWN
-        for path in (self.root / "workers").glob("*/*.goal"):
-            with suppress(OSError, ValueError):
-                goals[f"{path.parent.name}/{path.stem}"] = Goal(path.read_text(encoding="utf-8").strip())
+        for path in sorted((self.root / "workers").glob("*/*"), key=lambda path: path.suffix):
+            name = worker_named(path.parent.name, path.stem)
+            if name is not None and path.suffix == ".down":
+                goals[name] = Goal.DOWN
+            elif name is not None and path.suffix == ".goal":
+                with suppress(ValueError):
+                    goals[name] = Goal((self._content(path, WORD_MAX_BYTES) or b"").decode().strip())
         return goals
 
     def add_run(self, worker: str, record: RunRecord, keep: int) -> None:
@@ -257,21 +258,31 @@ class Records:
         with suppress(OSError):
             (self.root / "workers" / worker).parent.rmdir()
 
-    def _load(self, path: Path, kind: type[Record]) -> Record | None:
+    def _load(self, path: Path, kind: type[Record], absurd: Callable[[Record], str] = lambda _: "") -> Record | None:
+        """Return a record; None where there is none that can be used. ``absurd`` says why one cannot be true."""
+        text = self._content(path, RECORD_MAX_BYTES)
+        if text is None:
+            return None
         try:
-            text = path.read_bytes()
+            record = decoded(text, kind)
+            reason = absurd_number(record) or absurd(record)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            reason = str(error)
+        if reason:
+            self._put_aside(path, reason)
+            return None
+        return record
+
+    def _content(self, path: Path, max_bytes: int) -> bytes | None:
+        try:
+            return read_regular(path, max_bytes)
         except FileNotFoundError:
             return None
+        except (NoRecord, IsADirectoryError) as error:
+            self._put_aside(path, f"{error.strerror}")
         except OSError as error:
             self.set_aside.append(SetAside(path, f"cannot be read: {error.strerror}"))
-            return None
-        try:
-            if msgspec.json.decode(text, type=_Versioned).version == VERSION:
-                return msgspec.json.decode(text, type=kind)
-            return msgspec.convert(migrated(msgspec.json.decode(text)), kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._put_aside(path, str(error))
-            return None
+        return None
 
     def _put_aside(self, path: Path, reason: str) -> None:
         number = 1
@@ -282,32 +293,12 @@ class Records:
         self.set_aside.append(SetAside(target, f"this is {path.name}, which could not be used: {reason}"))
 
 
-class _Versioned(msgspec.Struct):
-    version: int
+def _is_of(name: str) -> Callable[[StoredWorker], str]:
+    def absurd(stored: StoredWorker) -> str:
+        one = stored.worker
+        is_so = one.name == name == f"{one.pool}/{one.index}"
+        return (
+            "" if is_so else f"it is of worker {one.index} of pool {one.pool!r}, called {one.name!r}, and not of {name}"
+        )
 
-
-def migrated(document: Document, migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS) -> Document:
-    """Bring a document up to this version, one version at a time; ValidationError where no way leads there."""
-    while (version := document["version"]) != VERSION:
-        if version not in migrations:
-            raise msgspec.ValidationError(f"has version {version}, this gpuward reads {VERSION}")
-        document = {**migrations[version](document), "version": version + 1}
-    return document
-
-
-def write_whole(path: Path, content: bytes, *, durable: bool) -> None:
-    """Write a file so that a reader, or the next boot, finds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:  # noqa: PTH123 - its mode
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    boundary("before rename")
-    temporary.rename(path)
-    if durable:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    return absurd

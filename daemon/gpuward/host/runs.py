@@ -22,6 +22,7 @@ from gpuward.config.fleet import Pool
 from gpuward.host import keeper
 from gpuward.host.boundary import around
 from gpuward.host.cgroups import Seat
+from gpuward.host.files import RUN_FILE_MAX_BYTES, read_regular
 from gpuward.host.processes import Identity, boot_id
 from gpuward.host.text import encoded
 
@@ -100,7 +101,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._keeper = root / "keeper.pyc"
+        self._keeper = root.parent / "keeper.pyc"
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def prepare(self) -> None:
@@ -109,6 +110,8 @@ class Runs:
         Where there is no room for it (a full disk must not keep the daemon from its workers) its source serves.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            (self.root / "keeper.pyc").unlink()  # versions to 0.1 put it where a pool may be called so
         try:
             py_compile.compile(keeper.__file__, cfile=str(self._keeper), doraise=True)
         except OSError:
@@ -167,7 +170,7 @@ class Runs:
     def ending(self, worker: str, run: int) -> Ending | None:
         """The end record; None where the keeper wrote none."""
         try:
-            pairs = keeper.read_pairs(str(self.directory(worker, run) / "end"))
+            pairs = _pairs_in(self.directory(worker, run) / "end")
             word = {key: values[0] for key, values in pairs.items()}
             return Ending(
                 at=float(word["at"]),
@@ -193,7 +196,7 @@ class Runs:
         """Why a keeper never came to be, where what was to become it said so; empty where it did."""
         directory = self.directory(worker, run)
         try:
-            said = (directory / "keeper.err").read_text(errors="replace").split("\n")
+            said = read_regular(directory / "keeper.err", RUN_FILE_MAX_BYTES).decode(errors="replace").split("\n")
         except OSError:
             return ""
         lines = [line for line in said if line.strip()]
@@ -285,16 +288,20 @@ def _entries(values: Iterable[str]) -> bytes:
 def pairs_of(path: Path) -> dict[str, list[str]]:
     """The pairs of a file; none where it cannot be read."""
     try:
-        return keeper.read_pairs(str(path))
+        return _pairs_in(path)
     except (OSError, ValueError):
         return {}
 
 
+def _pairs_in(path: Path) -> dict[str, list[str]]:
+    return keeper.pairs_in(read_regular(path, RUN_FILE_MAX_BYTES))
+
+
 def _identity(path: Path) -> Identity | None:
     try:
-        pairs = keeper.read_pairs(str(path))
+        pairs = _pairs_in(path)
         return Identity(
-            boot_id=keeper.read_pairs(str(path.parent / "spec"))["boot_id"][0],
+            boot_id=_pairs_in(path.parent / "spec")["boot_id"][0],
             pid=int(pairs["pid"][0]),
             start_ticks=int(pairs["start_ticks"][0]),
         )
