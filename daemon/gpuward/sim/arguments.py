@@ -57,7 +57,7 @@ class ServeArguments(NamedTuple):
     max_num_seqs: int
     shutdown_timeout_s: float
     access_log: bool
-    quiet_endpoints: tuple[str, ...]
+    quiet_endpoints: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -92,7 +92,7 @@ def parse_serve(arguments: Sequence[str]) -> ServeArguments:
         max_num_seqs=known.max_num_seqs,
         shutdown_timeout_s=known.shutdown_timeout,
         access_log=not known.disable_uvicorn_access_log,
-        quiet_endpoints=tuple(known.disable_access_log_for_endpoints.split(",")),
+        quiet_endpoints=tuple(filter(None, known.disable_access_log_for_endpoints.split(","))),
     )
 
 
