@@ -197,7 +197,7 @@ def test_data_parallel_engines_of_one_host_are_counted() -> None:
     fleet = decode("VllmWorker:\n  model: org/m\n  data-parallel-size: 2\n  tensor-parallel-size: 2\n")
     wrong = refused(a_worker("data-parallel-size: 2", gpu="{gpu: 3}"))
 
-    assert (fleet.pools[0].device_count, fleet.pools[0].allow_idle_gpus) == (4, True)
+    assert (fleet.pools[0].device_count, fleet.pools[0].allow_idle_gpus) == (4, False)
     assert [problem.code for problem in wrong.problems] == ["parallel-size-mismatch"]
 
 

@@ -86,7 +86,8 @@ RIGHT = [record for record in RECORDS if right_in_dynamo(record["services"])]
 WRONG = [record for record in RECORDS if record not in RIGHT and record["services"]]
 WITHOUT_WORKERS = [record for record in RECORDS if not record["services"]]
 
-REFUSALS = {"too-few-gpus", "parallel-size-mismatch", "several-hosts"}
+REFUSALS = {"too-few-gpus", "parallel-size-mismatch", "several-hosts", "bad-value"}
+"""bad-value: the part of a service on several hosts that is ``--headless`` serves no HTTP."""
 
 OTHER_ORDER = {"multimodal", "multimodal_v1", "vllm_v1"}
 """Families whose graph visits services in another order than the file lists them: same sets, dealt in file order."""

@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from gpuward.config.vllm_arguments import data_parallel_engines
+
 Engine = Literal["vllm", "command", "simulated"]
 
 OnBreach = Literal["warn", "drain", "restart"]
@@ -120,13 +122,22 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     ready_after_s: float | None = None
 
     @property
+    def data_parallel_size(self) -> int:
+        """Engines side by side in one worker, each with its own GPUs; vLLM's ``--data-parallel-size``."""
+        return 1 if self.engine == "command" or not self.extra_args else data_parallel_engines(self.extra_args)
+
+    @property
+    def tensor_size(self) -> int:
+        """GPUs over which one layer is spread: as many as there are for it where the pool does not say."""
+        if self.tensor_parallel_size is not None:
+            return self.tensor_parallel_size
+        others = (self.pipeline_parallel_size or 1) * self.data_parallel_size
+        return max(1, (self.gpus_per_worker or 1) // others)
+
+    @property
     def parallel_size(self) -> int:
-        """GPUs that the engine will use in one worker: tensor x pipeline parallel size."""
-        tensor = self.tensor_parallel_size
-        pipeline = self.pipeline_parallel_size or 1
-        if tensor is None:
-            tensor = max(1, self.gpus_per_worker // pipeline) if self.gpus_per_worker else 1
-        return tensor * pipeline
+        """GPUs that the engine will use in one worker: tensor x pipeline x data parallel size."""
+        return self.tensor_size * (self.pipeline_parallel_size or 1) * self.data_parallel_size
 
     @property
     def device_count(self) -> int:

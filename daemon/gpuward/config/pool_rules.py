@@ -10,6 +10,7 @@ from gpuward.config.decode import Section, Table
 from gpuward.config.fleet import Pool, Remark
 from gpuward.config.rules import Rule, above, arguments, at_least, between, devices, http_url, printable_text
 from gpuward.config.rules import regular_expression as pattern
+from gpuward.config.vllm_arguments import flag_of
 
 _SECONDS_MAX: Final = 7 * 24 * 3600.0
 """No wait of this daemon is meant to be longer than a week; beyond that a unit was mistaken."""
@@ -69,16 +70,24 @@ _OWN_VARIABLES: Final = re.compile(
     r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|GPUWARD_(?!SIM_).*|GPUWARD_SIM_(CLAIMS|GPUS)"
 )
 FLAGS_WITH_KEYS: Final[Mapping[str, str]] = {
+    "--model": "model",
     "--port": "port",
     "--gpu-memory-utilization": "gpu-memory-utilization",
     "--tensor-parallel-size": "tensor-parallel-size",
-    "-tp": "tensor-parallel-size",
     "--pipeline-parallel-size": "pipeline-parallel-size",
-    "-pp": "pipeline-parallel-size",
     "--max-model-len": "max-model-len",
     "--device-ids": "gpus",
 }
 """vLLM's flags that extra-args may not hold: plan, watch and probe go by the key, and the last one of two would win."""
+
+FLAGS_REFUSED: Final[Mapping[str, str]] = {
+    "--config": "gpuward does not see what that file sets; write it as keys of the pool and words of extra-args",
+    "--headless": 'such a worker serves no HTTP, so nothing proves that it is ready; run it as engine = "command" '
+    "with ready-log",
+    "--uds": "gpuward asks each worker on a TCP port of 127.0.0.1; drop it, and let clients on this host ask that port",
+    "--ssl-cert-reqs": "gpuward has no certificate to show to a worker that asks for one; drop it",
+}
+"""vLLM's flags with which a worker could never be proved ready, or would be another than planned; and the way out."""
 
 
 def pool_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Remark]:
@@ -152,10 +161,18 @@ def _engine_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Re
         yield section.bad_value("command", list(pool.command), f'only engine "command" has it, this is "{pool.engine}"')
     if pool.engine == "vllm" and "model" not in stated:
         yield section.remark("bad-value", 'model: engine "vllm" needs it; write model = "DIRECTORY" or "org/name"')
+    yield from _flag_problems(pool, section)
+
+
+def _flag_problems(pool: Pool, section: Section) -> Iterator[Remark]:
     for word in pool.extra_args:
-        own_key = FLAGS_WITH_KEYS.get(word.partition("=")[0])
-        if own_key is not None:
-            yield section.bad_value("extra-args", list(pool.extra_args), f"{word} has a key of its own; set {own_key}")
+        flag = flag_of(word)
+        if flag in FLAGS_WITH_KEYS:
+            written = word if flag == word.partition("=")[0] else f"{word} is {flag}, which"
+            sentence = f"{written} has a key of its own; set {FLAGS_WITH_KEYS[flag]}"
+            yield section.bad_value("extra-args", [word], sentence)
+        elif flag in FLAGS_REFUSED:
+            yield section.bad_value("extra-args", [word], FLAGS_REFUSED[flag])
 
 
 def _gpu_problems(pool: Pool, stated: Table, section: Section) -> Iterator[Remark]:

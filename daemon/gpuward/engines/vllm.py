@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from gpuward.config.fleet import Pool
 from gpuward.config.pool_rules import FLAGS_WITH_KEYS
+from gpuward.config.vllm_arguments import flag_of, option, options
 from gpuward.engines import programs
 from gpuward.engines.environment import prepend_path
 from gpuward.engines.launch import CannotLaunch, HostContext, Readiness, Version
@@ -36,16 +37,16 @@ def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
     """Return everything behind ``vllm``; CannotLaunch without a model, or with one of `FLAGS_WITH_KEYS` twice."""
     model = model_name(pool)
     for word in pool.extra_args:
-        key = FLAGS_WITH_KEYS.get(_flag(word))
+        key = FLAGS_WITH_KEYS.get(flag_of(word))
         if key is not None:
             raise CannotLaunch(
                 f"pool '{pool.name}' has {word!r} in extra-args; use the key '{key}', which gpuward reads"
             )
     pipeline = pool.pipeline_parallel_size or 1
     words = ["serve", model]
-    if _option(pool.extra_args, "--host") is None:
+    if option(pool.extra_args, "--host") is None:
         words += ["--host", "127.0.0.1"]
-    words += ["--port", str(port), "--tensor-parallel-size", str(pool.parallel_size // pipeline)]
+    words += ["--port", str(port), "--tensor-parallel-size", str(pool.tensor_size)]
     if pipeline > 1:
         words += ["--pipeline-parallel-size", str(pipeline)]
     words += ["--gpu-memory-utilization", str(pool.gpu_memory_utilization)]
@@ -57,7 +58,7 @@ def serve_arguments(pool: Pool, port: int) -> tuple[str, ...]:
 def quiet_arguments(pool: Pool, version: Version | None) -> tuple[str, ...]:
     """Return what keeps supervision out of the worker's log, where its version has it and the pool does not say."""
     flag = "--disable-access-log-for-endpoints"
-    if version is None or version < QUIET_SINCE or flag in map(_flag, pool.extra_args):
+    if version is None or version < QUIET_SINCE or flag in options(pool.extra_args):
         return ()
     return flag, QUIET_ENDPOINTS
 
@@ -121,27 +122,9 @@ def internal_ports(pool: Pool, ports: range) -> dict[str, str]:
 
 def readiness(pool: Pool, port: int) -> Readiness:
     """Return how a vLLM server proves that it is ready: health, listener, model."""
-    host = _option(pool.extra_args, "--host") or "127.0.0.1"
+    host = option(pool.extra_args, "--host") or "127.0.0.1"
     if host in {"0.0.0.0", "::", "localhost"}:
         host = "127.0.0.1"
     address = f"[{host}]" if ":" in host else host
-    model = _option(pool.extra_args, "--served-model-name") or model_name(pool)
+    model = option(pool.extra_args, "--served-model-name") or model_name(pool)
     return Readiness(url=f"http://{address}:{port}/health", port=port, model=model)
-
-
-def _option(words: Iterable[str], flag: str) -> str | None:
-    """Return the first value of ``flag`` in ``words``, written ``--flag value`` or ``--flag=value``."""
-    after_flag = False
-    for word in words:
-        if after_flag:
-            return word
-        _, equals, value = word.partition("=")
-        if _flag(word) == flag and equals:
-            return value
-        after_flag = _flag(word) == flag
-    return None
-
-
-def _flag(word: str) -> str:
-    """Return the flag that a word is or begins with; vLLM takes underscores for hyphens."""
-    return word.partition("=")[0].replace("_", "-")

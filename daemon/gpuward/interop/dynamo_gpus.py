@@ -45,7 +45,7 @@ def _refuse_gpu(importing: Importing, gpu: object, must: str) -> None:
 
 
 def _gpus_used(importing: Importing) -> int | None:
-    """Tensor x pipeline x data parallel size; data parallel engines inside one worker are counted here only."""
+    """Tensor x pipeline x data parallel size, engines side by side inside one worker."""
     table, keys = importing.table, importing.service.keys
     tensor, pipeline = table.get("tensor-parallel-size", 1), table.get("pipeline-parallel-size", 1)
     data = number(keys.get("data-parallel-size", 1)) if importing.service.backend == "vllm" else 1
@@ -66,11 +66,10 @@ def _take_data_parallel(importing: Importing, used: int, sum_: str) -> None:
             "parallel-size-mismatch",
             f"{sum_}, but ServiceArgs.resources.gpu is {given}; it is per worker and must be {used}",
         )
-    importing.table["allow-idle-gpus"] = True
     importing.warn(
         "data-parallel",
-        f"{sum_} GPUs per worker: allow-idle-gpus is set, as the plan counts tensor and pipeline only; for a dense "
-        "model independent workers (workers = N) are simpler and are restarted one by one",
+        f"{sum_} GPUs per worker; for a dense model independent workers (workers = N) are simpler and are restarted "
+        "one by one",
     )
 
 

@@ -26,13 +26,17 @@ def inventory_unavailable(snapshot: Snapshot) -> Remark:
 def parallel_size_mismatch(pool: Pool) -> Remark | None:
     """Compare what the engine will use with what each worker gets; idle GPUs may be allowed, missing ones never."""
     given = pool.gpus_per_worker
-    if given is None or (pool.tensor_parallel_size is None and pool.pipeline_parallel_size is None):
+    data = pool.data_parallel_size
+    if given is None or (pool.tensor_parallel_size is None and pool.pipeline_parallel_size is None and data == 1):
         return None
     used, pipeline = pool.parallel_size, pool.pipeline_parallel_size or 1
     if used == given or (used < given and pool.allow_idle_gpus):
         return None
-    tensor = used // pipeline
-    sum_ = f"tensor-parallel-size {tensor} x pipeline-parallel-size {pipeline} = {used}, but gpus-per-worker is {given}"
+    engines = f" x data-parallel-size {data}" if data > 1 else ""
+    sum_ = (
+        f"tensor-parallel-size {pool.tensor_size} x pipeline-parallel-size {pipeline}{engines} = {used}, "
+        f"but gpus-per-worker is {given}"
+    )
     if used > given:
         sentence = (
             f"{sum_}: each worker lacks {used - given} GPUs; set gpus-per-worker = {used} or smaller parallel sizes"
