@@ -22,6 +22,7 @@ from gpuward.policy.inventory import Gpu, Snapshot
 from gpuward.policy.life import Condemned, Phase
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.modes import barred_gpus
+from gpuward.policy.preflight import would_not_return
 from gpuward.policy.spare import spared
 from gpuward.policy.watch import Use, Watch, judge
 from gpuward.supervisor import Supervisor
@@ -49,6 +50,12 @@ class GpuCare:
             level = "info" if notice.kind in _INFORMS else "warning"
             self._supervisor.journal.note(notice.kind, notice.reason, worker=notice.worker, gpu=notice.gpu, level=level)
         for act in judgement.acts:
+            state, worker = self._supervisor.state, self._supervisor.state.workers[act.worker]
+            kept = would_not_return(state, worker, state.pools[worker.pool]) if act.what == "restart" else None
+            if kept is not None:
+                reason = f"{act.reason}; not restarted: {kept}"
+                self._supervisor.journal.note("memory-breach-kept", reason, worker=act.worker, level="warning")
+                continue
             self._supervisor.submit(act.worker, Condemned(act.run, _NEXT[act.what], act.reason))
 
     def xid(self, seen: XidSeen) -> None:

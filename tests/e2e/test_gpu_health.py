@@ -117,7 +117,7 @@ def test_a_worker_without_a_spare_goes_on_is_then_held_back_and_starts_after_cle
     eventually(lambda: gpu(daemon, 0)["health"] == "quarantined", within_s=5)
     assert daemon.worker("m/0")["pid"] == before["pid"]
     assert "GPU 0 is quarantined since" in " ".join(daemon.call("why", {"worker": "m/0"})["sentences"])
-    daemon.call("restart", {"targets": ["m"]})
+    daemon.call("restart", {"targets": ["m"], "force": True})
     held = daemon.until("m/0", lambda worker: worker["phase"] == "blocked")
     daemon.kill()
     daemon.start(SPARE.format(spare="false"), config=FAST)
@@ -276,7 +276,7 @@ def test_a_worker_on_a_gpu_that_is_prohibited_meanwhile_goes_on_and_is_held_back
     daemon.ctl("sim", "compute-mode", "0", "2")
     eventually(lambda: gpu(daemon, 0)["health"] == "barred", within_s=5)
     same = daemon.worker("m/0")
-    daemon.ctl("restart", "m/0", "--no-wait")
+    daemon.ctl("restart", "m/0", "--force", "--no-wait")
     held = daemon.until("m/0", lambda worker: worker["phase"] == "blocked")
     daemon.ctl("sim", "clear")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
 from tests.policy.fleets import GIB, a_snapshot, applied
 
 from gpuward.config.fleet import Fleet, Pool
@@ -280,3 +281,29 @@ def test_an_event_for_a_worker_that_is_gone_is_ignored() -> None:
     state = FleetState(snapshot=a_snapshot())
 
     assert step(state, [("nobody/0", StartAsked())], 1.0) == (state, ())
+
+
+def test_a_worker_that_leaves_serves_until_one_of_those_that_stay_does() -> None:
+    pool = Pool(name="m", engine="command", command=("x",), workers=2, gpus_per_worker=0)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [pool])
+    state, _ = step(state, [("m/1", BecameReady(1))], 1.0)
+
+    one = structs.replace(pool, workers=1)
+    state, first = applied(state, [one], Fleet(pools=(pool,)), 2.0)
+    serves = state.workers["m/1"].phase
+    state, then = step(state, [("m/0", BecameReady(1))], 3.0)
+
+    assert (serves, first) == (Phase.READY, ())
+    assert [effect for effect in then if isinstance(effect, Terminate)] == [Terminate("m/1")]
+
+
+def test_a_worker_that_leaves_and_is_wanted_again_before_it_went_just_stays() -> None:
+    pool = Pool(name="m", engine="command", command=("x",), workers=2, gpus_per_worker=0)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [pool])
+    state, _ = step(state, [("m/1", BecameReady(1))], 1.0)
+    one = structs.replace(pool, workers=1)
+    state, _ = applied(state, [one], Fleet(pools=(pool,)), 2.0)
+
+    state, effects = applied(state, [pool], Fleet(pools=(one,)), 3.0)
+
+    assert (state.workers["m/1"].phase, state.workers["m/1"].run, effects) == (Phase.READY, 1, ())

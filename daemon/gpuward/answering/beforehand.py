@@ -13,7 +13,8 @@ from gpuward.planning import Proposal
 from gpuward.policy.apply import rolled_pools
 from gpuward.policy.foresight import Foresight, foresee
 from gpuward.policy.life import Phase, Worker
-from gpuward.policy.preflight import WouldNotReturn, all_that_would_not_return, placed_as
+from gpuward.policy.preflight import WouldNotReturn, all_that_would_not_return, placed_as, would_not_return
+from gpuward.policy.retiring import nobody_left
 from gpuward.running.starting import launch_problem
 from gpuward.supervisor import Supervisor
 
@@ -61,6 +62,10 @@ class Beforehand:
             planned = proposal.plan.devices(name)
             workers.append(placed_as(state.workers[name], planned.gpu_uuids if planned is not None else ()))
         refuse(self._would_not_return(tuple(workers), {pool.name: pool for pool in proposal.fleet.pools}))
+        leaving = {change.worker for change in proposal.changes if change.action == "stop"}
+        found = (would_not_return(state, worker, state.pools[worker.pool]) for worker in state.workers.values())
+        obstacles = {one.worker: str(one) for one in found if one is not None}
+        refuse_to_strand(tuple(nobody_left(state.workers, leaving, obstacles)))
 
     def _would_not_return(self, workers: tuple[Worker, ...], pools: Mapping[str, Pool]) -> tuple[WouldNotReturn, ...]:
         state = self._supervisor.state
@@ -80,6 +85,16 @@ def refuse(found: tuple[WouldNotReturn, ...]) -> None:
     shown = "; ".join(str(one) for one in found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
     details = {"problems": [{"worker": one.worker, "code": "would-not-come-back", "message": one.why} for one in found]}
     raise Refusal("would-not-come-back", f"nothing was stopped: {shown}; --force goes on all the same", details)
+
+
+def refuse_to_strand(found: tuple[tuple[str, str], ...]) -> None:
+    """Raise the refusal to take the only ready workers of pools away, if there are any."""
+    if not found:
+        return
+    problems = [{"worker": name, "code": "would-not-come-back", "message": why} for name, why in found]
+    told = "; ".join(f"{name} is the only one that serves: {why}" for name, why in found)
+    message = f"nothing was stopped: {told}; --force goes on all the same"
+    raise Refusal("would-not-come-back", message, {"problems": problems})
 
 
 def foresight_document(foresight: Foresight) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from gpuward.config.fleet import Fleet, Pool, Remark
-from gpuward.policy.fleet import FleetState, Outcome, step, with_roll, with_worker
+from gpuward.policy.fleet import LEFT_THE_FLEET, FleetState, Outcome, step, with_roll, with_worker
 from gpuward.policy.life import (
     Event,
     Goal,
     Phase,
     RestartAsked,
     StartAsked,
-    StopAsked,
     Worker,
 )
 from gpuward.policy.plan import Plan
@@ -77,9 +76,9 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
     """Put a fleet that fits in the place of the present one.
 
     A worker that the operator has stopped stays stopped; one that has failed starts again only if its definition
-    changed; a worker that is no longer in the fleet is stopped and then forgotten. Ready workers whose definition
-    changes are rolled, unless their pool says otherwise. A pool that is being rolled goes on with that if its processes
-    would start as before; otherwise this takes the place of the roll.
+    changed; a worker that is no longer in the fleet is stopped, once one that stays serves, and then forgotten. Ready
+    workers whose definition changes are rolled, unless their pool says otherwise. A pool that is being rolled goes on
+    with that if its processes would start as before; otherwise this takes the place of the roll.
     """
     fleet = applied.fleet
     by_worker = {change.worker: change for change in applied.changes}
@@ -108,7 +107,7 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
     for worker in tuple(state.workers.values()):
         if worker.name not in names and not worker.removed:
             state = with_worker(state, replace(worker, removed=True))
-            events.append((worker.name, StopAsked("no longer in the fleet")))
+            events += [(worker.name, LEFT_THE_FLEET)] if applied.force or worker.goal is Goal.DOWN else []
     return step(_in_fleet_order(state, [name for _, name in wanted]), events, now_s)
 
 

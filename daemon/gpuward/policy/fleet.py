@@ -26,10 +26,12 @@ from gpuward.policy.life import (
     Note,
     Phase,
     RestartAsked,
+    StopAsked,
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
 from gpuward.policy.preflight import would_not_return
+from gpuward.policy.retiring import may_retire
 from gpuward.policy.roll import Roll, Seen, next_look_s, reason_of, roll_on
 from gpuward.policy.worker import begin_run, begin_stop, enter
 from gpuward.policy.worker import step as step_worker
@@ -69,6 +71,8 @@ class FleetState:
         """Return the workers of a pool, by index."""
         return tuple(worker for worker in self.workers.values() if worker.pool == pool)
 
+
+LEFT_THE_FLEET = StopAsked("no longer in the fleet")
 
 Outcome = tuple[FleetState, tuple[Effect, ...]]
 
@@ -219,6 +223,8 @@ def _without(state: FleetState, name: str) -> FleetState:
 def _advance(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker | None, tuple[Effect, ...]]:
     if worker.deadline_s is not None and now_s >= worker.deadline_s:
         return step_worker(worker, DeadlinePassed(), state.pool_of(worker), now_s)
+    if worker.removed and worker.goal is Goal.UP and may_retire(state.workers, worker):
+        return step_worker(worker, LEFT_THE_FLEET, state.pool_of(worker), now_s)
     match worker.phase:
         case Phase.STOPPED if worker.removed:
             return None, (Forget(worker.name),)

@@ -207,6 +207,8 @@ def _look(target: Target, worker: Worker | None) -> Target:
         return replace(target, state=state, phase="gone", reason="no longer in the fleet")
     seen = replace(target, phase=worker.phase, reason=worker.reason)
     if target.down:
+        if worker.phase is Phase.READY and worker.removed and worker.goal is Goal.UP:
+            return replace(seen, reason="serves until one of those that stay is ready")
         return replace(seen, state="done") if worker.phase is Phase.STOPPED else seen
     if worker.phase is Phase.READY and worker.run >= target.ready_in_run and worker.then is None:
         return replace(seen, state="done")

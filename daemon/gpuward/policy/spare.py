@@ -10,13 +10,14 @@ from gpuward.policy.board import kind_of
 from gpuward.policy.fleet import FleetState, Outcome, step, with_worker
 from gpuward.policy.inventory import Gpu
 from gpuward.policy.life import Condemned, Event, Goal, Phase, Worker
+from gpuward.policy.preflight import would_not_return
 
 
 def spared(state: FleetState, quarantined: Mapping[str, str], excluded: Collection[int | str], now_s: float) -> Outcome:
     """Give every such worker a free healthy set, if there is one, and end its run; else it stays where it is.
 
     ``quarantined`` maps GPU UUIDs to why, ``excluded`` names GPUs that nobody may get. A worker that the operator
-    wants down, or that has failed, is left alone.
+    wants down, or that has failed, is left alone; so is one that would not come back there.
     """
     events: list[tuple[str, Event]] = []
     for worker in tuple(state.workers.values()):
@@ -31,6 +32,8 @@ def spared(state: FleetState, quarantined: Mapping[str, str], excluded: Collecti
             continue
         moved = replace(worker, device_uuids=tuple(gpu.uuid for gpu in gpus))
         reason = f"moves to GPU {', '.join(str(gpu.index) for gpu in gpus)}: {quarantined[bad[0]].partition(';')[0]}"
+        if would_not_return(state, moved, pool) is not None:
+            continue
         state = with_worker(state, moved)
         events.append((worker.name, Condemned(worker.run, "start", reason)))
     return step(state, events, now_s) if events else (state, ())

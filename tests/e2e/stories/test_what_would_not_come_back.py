@@ -153,3 +153,35 @@ def test_drift_after_another_file_was_applied_does_not_advise_to_undo_it(daemon:
     assert "gpuctl reload would undo revision 2 (phases.toml)" in told
     assert "DRIFT" not in gpus
     assert "fix the file, then gpuctl diff" in broken
+
+
+def test_a_scale_down_keeps_the_worker_that_serves_until_one_that_stays_does(daemon: DaemonUnderTest) -> None:
+    flag = daemon.root / "go"
+    script = f"while [ $0 = 0 ] && [ ! -e {flag} ]; do sleep 0.05; done; echo up; exec sleep 600"
+    waits = f'command = ["/bin/sh", "-c", "{script}", "{{index}}"]\nready-log = "^up$"\nworkers = 2'
+    text = a_pool("m", gpus=0, more=waits).replace('command = ["/bin/sleep", "600"]\nready-after-s = 0.1\n', "")
+    daemon.start(text)
+    serving = daemon.until("m/1", lambda worker: worker["ready"])
+
+    daemon.ctl("scale", "m=1", "--no-wait")
+    meanwhile = daemon.worker("m/1")
+    flag.touch()
+    eventually(lambda: list(daemon.workers()) == ["m/0"], within_s=15)
+
+    assert (meanwhile["ready"], meanwhile["pid"]) == (True, serving["pid"])
+    assert daemon.worker("m/0")["ready"]
+
+
+def test_a_scale_down_to_none_that_can_serve_is_refused(daemon: DaemonUnderTest) -> None:
+    script = "[ $0 = 1 ] || exit 1; exec sleep 600"
+    dies = f'command = ["/bin/sh", "-c", "{script}", "{{index}}"]\nready-after-s = 0.3\nworkers = 2'
+    text = a_pool("m", gpus=0, more=f"{dies}\n[pool.m.restart]\nmax-failures = 0")
+    daemon.start(text.replace('command = ["/bin/sleep", "600"]\nready-after-s = 0.1\n', ""))
+    daemon.until("m/0", lambda worker: worker["phase"] == "failed")
+    daemon.until("m/1", lambda worker: worker["ready"])
+
+    refused = daemon.ctl("scale", "m=1")
+
+    assert refused.returncode == 6
+    assert "m/1 is the only one that serves: nobody of pool m would serve then: m/0 has failed" in refused.stderr
+    assert daemon.worker("m/1")["ready"]
