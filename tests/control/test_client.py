@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,30 @@ def test_a_path_of_108_bytes_is_refused_and_one_of_107_is_tried(tmp_path: Path) 
 def test_what_cannot_be_a_path_is_refused(path: str) -> None:
     with pytest.raises(Unreachable, match="is no socket path"):
         Client(path).call("ping")
+
+
+def hang_up_on_one(listener: socket.socket) -> None:
+    listener.accept()[0].close()
+
+
+def test_a_call_waits_for_its_turn_while_the_queue_of_the_socket_is_full(path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(0)
+    waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    waiting.connect(str(path))
+    drained = threading.Timer(0.3, hang_up_on_one, [listener])
+    drained.start()
+    before_s = time.monotonic()
+
+    with pytest.raises(Unreachable, match=r"nothing answers on .* within 1 s"):
+        Client(str(path), timeout_s=1).call("ping")
+    waited_s = time.monotonic() - before_s
+    drained.join()
+    connected = listener.accept()[0]
+    greeting = connected.recv(10)
+    for one in (listener, waiting, connected):
+        one.close()
+
+    assert waited_s >= 1
+    assert greeting.startswith(b"\xff")

@@ -123,6 +123,13 @@ class Server:
                 f"cannot listen on {self.path}: the gpuward with pid {owner} does already; "
                 "stop it, or give this one another --socket, --state-dir and --runtime-dir"
             ) from None
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = -1
+            raise SocketInUse(
+                f"cannot listen on {self.path}: {self.path}.lock cannot be locked ({error.strerror}); "
+                "give a socket on a file system of this host with --socket"
+            ) from None
         with suppress(OSError):  # a full disk is no reason not to answer
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)

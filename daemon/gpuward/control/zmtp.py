@@ -13,6 +13,9 @@ GREETING_BYTES = 64
 MESSAGE_MAX_BYTES = 64 * 1024 * 1024
 """A longer frame is taken for garbage; the daemon's largest answer is a log chunk of a few MiB."""
 
+QUEUE_FULL_AGAIN_S = 0.02
+"""Pause between two tries to connect to a socket whose queue is full."""
+
 _MORE = 0x01
 _LONG = 0x02
 _COMMAND = 0x04
@@ -72,8 +75,7 @@ class Connection:
                 return message
 
     def _shake_hands(self, path: str, socket_type: str, deadline_s: float) -> None:
-        self._socket.settimeout(_left_s(deadline_s))
-        self._socket.connect(path)
+        self._connect(path, deadline_s)
         self._send(_GREETING, deadline_s)
         greeting = self._take(GREETING_BYTES, deadline_s)
         if greeting[0] != 0xFF or not greeting[9] & 1 or greeting[10] < 3 or greeting[12:32].rstrip(b"\0") != b"NULL":
@@ -83,6 +85,15 @@ class Connection:
         flags, body = self._next_frame(deadline_s)
         if not flags & _COMMAND or not body.startswith(b"\x05READY"):
             raise NotZmtp(f"answer to READY {body[:64]!r}")
+
+    def _connect(self, path: str, deadline_s: float) -> None:
+        """Connect. While the queue of the daemon's socket is full the kernel says EAGAIN at once (unix(7))."""
+        while True:
+            self._socket.settimeout(_left_s(deadline_s))
+            try:
+                return self._socket.connect(path)
+            except BlockingIOError:
+                time.sleep(min(QUEUE_FULL_AGAIN_S, _left_s(deadline_s)))
 
     def _obey(self, command: bytes, deadline_s: float) -> None:
         if command.startswith(b"\x04PING"):

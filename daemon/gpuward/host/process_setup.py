@@ -59,6 +59,9 @@ def lock_directory(directory: Path) -> int:
         owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(fd)
         raise AlreadyLocked(f"the gpuward with pid {owner} works in {directory} already") from None
+    except OSError as error:  # flock(2) names no file, and some network file systems have no locks (ENOLCK)
+        os.close(fd)
+        raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(path)) from None
     with suppress(OSError):  # the disk may be full; the pid is for the reader of a refusal only
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import platform
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,3 +97,22 @@ def test_a_run_whose_files_are_spoiled_ends_before_the_next_begins_and_delays_no
 
     assert pid == before["m/1"]
     assert not alive(before["m/0"])
+
+
+def no_locks() -> None:
+    """Let flock(2) of this process and its children say ENOLCK, as some network file systems do (seccomp(2))."""
+    flock = {"x86_64": 73, "aarch64": 32}[platform.machine()]
+    steps = ((0x20, 0, 0, 0), (0x15, 0, 1, flock), (0x06, 0, 0, 0x00050000 | errno.ENOLCK), (0x06, 0, 0, 0x7FFF0000))
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    libc = ctypes.CDLL(None, use_errno=True)
+    whole = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, whole, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def test_a_place_without_locks_is_named(daemon: DaemonUnderTest) -> None:
+    daemon.start(wait=False, before_exec=no_locks)
+    assert daemon.process is not None
+
+    assert daemon.process.wait(20) != 0
+    assert f"cannot use {daemon.root}/st/gpuward.lock: cannot be locked (No locks available)" in daemon.log()
