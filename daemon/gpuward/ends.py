@@ -55,7 +55,7 @@ class Ends:
         """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
         dead, verdict, ending = findings.dead, findings.verdict, findings.ending
         if findings.refused:
-            self._submit(dead.worker, StartRefused(dead.run, findings.refused))
+            self._submit(dead.worker, StartRefused(dead.run, findings.refused, kind="lease"))
             return
         exit_ = LastExit(
             run=dead.run,
@@ -64,6 +64,7 @@ class Ends:
             signal=ending.signal,
             at=ending.at,
             evidence=verdict.evidence,
+            reason=verdict.reason,
         )
         worker = self._fleet().workers.get(dead.worker)
         if worker is not None:

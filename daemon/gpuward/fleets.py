@@ -222,7 +222,7 @@ class Fleets:
         for worker in state.workers.values():
             if worker.pool in state.rolls:
                 continue
-            settled = worker.alive and worker.goal is Goal.UP and worker.then is None and not worker.removed
+            settled = worker.alive and worker.goal is Goal.UP and worker.ending is None and not worker.removed
             reason = outdated(worker, state.pools[worker.pool], started_as.get(worker.name)) if settled else ""
             if reason:
                 self._supervisor.journal.note("definition-changed", reason, worker=worker.name, level="warning")

@@ -108,7 +108,9 @@ class Planner:
         """Plan a fleet in the place of ``old``; a run that has its definition already is none that changes."""
         workers = self._supervisor.state.workers
         devices = {name: worker.device_uuids for name, worker in workers.items() if not worker.removed}
-        running = {name: worker.definition for name, worker in workers.items() if worker.alive and not worker.then}
+        running = {
+            name: worker.definition for name, worker in workers.items() if worker.alive and worker.ending is None
+        }
         plan = self.plan(fleet, self._supervisor.state.snapshot, devices)
         return Proposal(source=source, fleet=fleet, plan=plan, changes=compare(old, fleet, devices, plan, running))
 

@@ -267,5 +267,5 @@ class Supervisor:
 
 
 def _essence(worker: Worker) -> Worker:
-    """The worker without what changes too often to be written each time: the wording of a wait."""
-    return worker if worker.phase in {Phase.FAILED, Phase.STOPPED} else replace(worker, reason="")
+    """The worker without what changes too often to be written each time: what it waits for."""
+    return replace(worker, wait=None, reason="")

@@ -16,6 +16,7 @@ from gpuward.config.fleet import Fleet, Pool
 from gpuward.host.records import VERSION, Records, StoredFleet, StoredGpus
 from gpuward.host.versions import migrated
 from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
+from gpuward.policy.phases import of_this_version, sentence
 
 WORKER = Worker(
     name="m/0",
@@ -287,3 +288,27 @@ def test_a_goal_that_is_no_file_says_nothing_and_is_written_anew(records: Record
     assert records.goals() == {}
     records.save_goal(STOPPED_ZERO)
     assert records.goals() == {"m/0": Goal.DOWN}
+
+
+@pytest.mark.parametrize(
+    ("then", "kind", "follows"),
+    [
+        ("stop", "stop", "rest"),
+        ("start", "restart", "start"),
+        ("fail", "start-timeout", "judge"),
+        ("halt", "halt", "rest"),
+    ],
+)
+def test_a_record_that_knows_why_a_run_ends_by_one_word_only_is_read(
+    records: Records, then: str, kind: str, follows: str
+) -> None:
+    old = {"name": "m/0", "pool": "m", "index": 0, "goal": "up", "phase": "stopping", "run": 4, "then": then}
+    old |= {"reason": "env changed; SIGTERM sent, SIGKILL follows after 30 s", "deadline_s": 40.0}
+    path_of(records).parent.mkdir(exist_ok=True)
+    path_of(records).write_text(json.dumps({"version": 1, "boot_id": "b", "worker": old}))
+
+    worker = of_this_version(records.load_workers()["m/0"].worker)
+
+    assert worker.ending is not None
+    assert (worker.ending.kind, worker.ending.then, worker.then) == (kind, follows, None)
+    assert worker.reason == sentence(worker)

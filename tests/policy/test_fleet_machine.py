@@ -28,6 +28,7 @@ from gpuward.policy.life import (
     StopAsked,
     Terminate,
 )
+from gpuward.policy.phases import sentence
 from gpuward.policy.response import WAIT_WINDOW_S, WAITS_MAX
 from gpuward.policy.worker import DRAIN_LIMIT_S
 
@@ -119,9 +120,8 @@ class FleetMachine(RuleBasedStateMachine):
         worker = self.state.workers[name]
         others = [other for other in self.state.workers.values() if other.name != name and other.pool == "small"]
         if worker.pool == "small" and worker.ready_since_s is not None and not self.state.halting:
-            assert f"waited {DRAIN_LIMIT_S:g} s" in worker.reason or not any(
-                other.phase is Phase.STARTING for other in others
-            )
+            assert worker.ending is not None
+            assert worker.ending.waited_s == DRAIN_LIMIT_S or not any(other.phase is Phase.STARTING for other in others)
 
     def tell(self, name: str, event: Event) -> None:
         self.take(step(self.state, [(name, event)], self.now_s))
@@ -158,15 +158,18 @@ class FleetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def a_start_is_refused(self, data: st.DataObject) -> None:
-        starting = [name for name in self.running if self.state.workers[name].phase is Phase.STARTING]
-        if starting:
-            name = data.draw(st.sampled_from(starting))
+        """News of a refusal may come late: whatever has been asked meanwhile."""
+        never_ready = [name for name in self.running if self.state.workers[name].ready_since_s is None]
+        if never_ready:
+            name = data.draw(st.sampled_from(never_ready))
             run, _ = self.running.pop(name)
             if self.automatic.get(name):
                 self.automatic[name].pop()
-            self.tell(name, StartRefused(run, "the port is taken"))
-            worker = self.state.workers[name]
-            assert (worker.run, worker.not_before_s > self.now_s) == (run - 1, True)
+            starting = self.state.workers[name].phase is Phase.STARTING
+            self.tell(name, StartRefused(run, "the port is taken", kind="port"))
+            worker = self.state.workers.get(name)
+            if starting and worker is not None:
+                assert (worker.run, worker.not_before_s > self.now_s) == (run - 1, True)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), ready=st.booleans())
@@ -219,6 +222,16 @@ class FleetMachine(RuleBasedStateMachine):
     @invariant()
     def every_wait_has_a_reason(self) -> None:
         assert all(worker.reason for worker in self.state.workers.values())
+
+    @invariant()
+    def what_people_are_told_is_what_the_records_say(self) -> None:
+        assert all(worker.reason == sentence(worker) for worker in self.state.workers.values())
+
+    @invariant()
+    def who_is_wanted_up_never_rests_stopped(self) -> None:
+        """Nothing here says ``never`` or ``stop``: not the restart mode, not on-breach."""
+        workers = self.state.workers.values() if not self.state.halting else ()
+        assert not [one.name for one in workers if one.goal is Goal.UP and one.phase is Phase.STOPPED]
 
     @invariant()
     def automatic_starts_stay_within_the_budget(self) -> None:

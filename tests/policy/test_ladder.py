@@ -117,7 +117,8 @@ def test_reset_undoes_the_steps_and_starts_again() -> None:
     state, _ = reset(state, ["m/0"], 21.0)
 
     worker: Worker = state.workers["m/0"]
-    assert (worker.steps, worker.then, worker.phase) == ((), "start", Phase.STOPPING)
+    assert worker.ending is not None
+    assert (worker.steps, worker.ending.then, worker.phase) == ((), "start", Phase.STOPPING)
     assert "1 steps of its ladder undone by command" in worker.reason
 
 

@@ -50,7 +50,8 @@ def test_a_living_run_that_is_newer_than_its_record_wins_and_the_counters_stay()
 def test_a_living_run_of_a_worker_that_is_marked_down_is_stopped() -> None:
     worker = take_over({"m": POOL}, {}, [a_run()], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
 
-    assert (worker.phase, worker.goal, worker.then) == (Phase.DRAINING, Goal.DOWN, "stop")
+    assert worker.ending is not None
+    assert (worker.phase, worker.goal, worker.ending.then) == (Phase.DRAINING, Goal.DOWN, "rest")
 
 
 def test_a_lost_record_of_a_worker_that_was_stopped_keeps_it_stopped() -> None:
@@ -87,8 +88,9 @@ def test_a_stop_of_the_daemon_that_was_cut_short_is_no_stop_of_its_workers() -> 
 
     goes_on, comes_back = (resumed(worker, same_boot=True, now_s=9.0) for worker in (draining, stopping))
 
-    assert (goes_on.phase, goes_on.then, goes_on.halted) == (Phase.READY, None, False)
-    assert (comes_back.phase, comes_back.then, comes_back.halted) == (Phase.STOPPING, "start", False)
+    assert comes_back.ending is not None
+    assert (goes_on.phase, goes_on.ending, goes_on.halted) == (Phase.READY, None, False)
+    assert (comes_back.phase, comes_back.ending.then, comes_back.halted) == (Phase.STOPPING, "start", False)
 
 
 def test_after_a_boot_a_wanted_worker_starts_anew_and_a_stopped_one_does_not() -> None:

@@ -211,7 +211,7 @@ def test_a_fleet_that_says_otherwise_takes_the_place_of_a_roll_and_keeps_who_has
     state, _ = rolled(all_ready(), 10.0, NEW, OLD)
     devices = {name: worker.device_uuids for name, worker in state.workers.items()}
     after, _ = applied(state, [OLD], Fleet(pools=(NEW,)), 11.0)
-    running = {name: worker.definition for name, worker in state.workers.items() if worker.then is None}
+    running = {name: worker.definition for name, worker in state.workers.items() if worker.ending is None}
 
     changes = compare(Fleet(pools=(NEW,)), Fleet(pools=(OLD,)), devices, a_plan_of(state, OLD), running)
 

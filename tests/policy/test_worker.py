@@ -270,3 +270,69 @@ def test_nothing_but_a_command_leaves_a_goal_down(phase: Phase) -> None:
         if not isinstance(event, StartAsked | RestartAsked):
             stepped, _ = step(worker, event, POOL, 10.0)
             assert stepped.goal is Goal.DOWN
+
+
+def stopping_after(event: Event) -> Worker:
+    """A worker that has been asked, drained, and sent a SIGTERM at 20 s."""
+    draining, _ = step(a_worker(), event, POOL, now_s=20.0)
+    return begin_stop(draining, POOL, 20.0)[0]
+
+
+def test_a_stop_that_needs_sigkill_rests_as_stopped_by_command() -> None:
+    killed, _ = step(stopping_after(StopAsked()), DeadlinePassed(), POOL, now_s=50.0)
+
+    rests, _ = step(killed, an_end(), POOL, now_s=51.0)
+
+    assert killed.wait is not None
+    assert killed.wait.kind == "killed"
+    assert (rests.phase, rests.reason) == (Phase.STOPPED, "stopped by command")
+
+
+def test_a_stop_asked_while_a_start_timeout_ends_the_run_is_named() -> None:
+    starting = a_worker(phase=Phase.STARTING, ready_since_s=None, deadline_s=600.0)
+    late, _ = step(starting, DeadlinePassed(), POOL, now_s=600.0)
+
+    asked, _ = step(late, StopAsked(), POOL, now_s=601.0)
+    rests, _ = step(asked, an_end(), POOL, now_s=602.0)
+
+    assert asked.ending is not None
+    assert asked.ending.kind == "stop"
+    assert asked.reason.startswith("stopped by command; SIGTERM sent")
+    assert (rests.phase, rests.reason) == (Phase.STOPPED, "stopped by command")
+
+
+def test_a_restart_reason_with_a_semicolon_arrives_whole() -> None:
+    stopping = stopping_after(RestartAsked("env changed; moves to GPU 2"))
+
+    releasing, _ = step(stopping, an_end(), POOL, now_s=21.0)
+
+    assert stopping.reason.startswith("env changed; moves to GPU 2; SIGTERM sent")
+    assert (releasing.phase, releasing.reason) == (Phase.RELEASING, "env changed; moves to GPU 2")
+
+
+def test_a_hang_whose_tree_outlives_sigkill_keeps_its_evidence() -> None:
+    hung, _ = step(a_worker(), Hung(3, "no token within 10 s; 4 requests wait"), POOL, now_s=100.0)
+
+    stuck, _ = step(hung, DeadlinePassed(), POOL, now_s=110.0)
+
+    assert stuck.ending is not None
+    assert (stuck.ending.kind, stuck.ending.why) == ("hang", "hangs: no token within 10 s; 4 requests wait")
+    assert stuck.reason.startswith("hangs: no token within 10 s; 4 requests wait; processes outlive SIGKILL")
+
+
+def test_a_restart_whose_run_is_refused_at_its_spawn_starts_all_the_same() -> None:
+    stopping = stopping_after(RestartAsked("restart by command"))
+
+    again, _ = step(stopping, StartRefused(3, "the lease is held", kind="lease"), POOL, now_s=21.0)
+
+    assert again.wait is not None
+    assert (again.phase, again.goal, again.ending, again.wait.kind) == (Phase.BLOCKED, Goal.UP, None, "lease")
+    assert again.run == 3  # who waits for this restart waits for run 4
+
+
+def test_the_daemons_stop_leaves_a_commanded_stop_what_it_is() -> None:
+    halted, _ = step(stopping_after(StopAsked()), HaltAsked(), POOL, now_s=21.0)
+
+    rests, _ = step(halted, an_end(), POOL, now_s=22.0)
+
+    assert (rests.halted, rests.reason) == (False, "stopped by command")

@@ -12,6 +12,7 @@ from gpuward.policy.levels import Level, flat, unsteady
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import claim_bytes, room_missing
 from gpuward.policy.ramp import ramp_obstacle
+from gpuward.policy.reasons import Wait
 
 
 class LimitsView(Protocol):
@@ -61,15 +62,16 @@ class FleetView(Protocol):
         """The host's limits."""
 
 
-def obstacle(fleet: FleetView, worker: Worker, now_s: float) -> str:
-    """Say why a blocked worker cannot start yet; empty where it may."""
+def obstacle(fleet: FleetView, worker: Worker, now_s: float) -> Wait | None:
+    """Say why a blocked worker cannot start yet; None where it may."""
     return _missing(fleet, worker) or _longer_waiting(fleet, worker, now_s)
 
 
-def _missing(fleet: FleetView, worker: Worker) -> str:
+def _missing(fleet: FleetView, worker: Worker) -> Wait | None:
     pool = fleet.pool_of(worker)
     if pool.device_count and not worker.device_uuids:
-        return "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
+        text = "has no device set: the fleet does not fit this host at present (see gpuctl plan)"
+        return Wait(kind="no-devices", text=text)
     return (
         _unready_dependency(fleet, pool)
         or ramp_obstacle(fleet.workers.values(), worker, fleet.pools[worker.pool])
@@ -80,19 +82,20 @@ def _missing(fleet: FleetView, worker: Worker) -> str:
     )
 
 
-def _longer_waiting(fleet: FleetView, worker: Worker, now_s: float) -> str:
+def _longer_waiting(fleet: FleetView, worker: Worker, now_s: float) -> Wait | None:
     """Of those that could start now on a shared GPU, the one that has waited longest does."""
     mine = set(worker.device_uuids)
     for other in fleet.workers.values():
         if other.phase is not Phase.BLOCKED or other.goal is Goal.DOWN or other.not_before_s > now_s:
             continue
         if other.since_s < worker.since_s and not mine.isdisjoint(other.device_uuids) and not _missing(fleet, other):
-            return f"waits for {other.name}, which waits {worker.since_s - other.since_s:.1f} s longer for its turn"
-    return ""
+            text = f"waits for {other.name}, which waits {worker.since_s - other.since_s:.1f} s longer for its turn"
+            return Wait(kind="turn", text=text, on=other.name)
+    return None
 
 
-def starting_neighbour(fleet: FleetView, worker: Worker) -> str:
-    """Say which worker on the same GPUs is between its start and ready; empty where none is.
+def starting_neighbour(fleet: FleetView, worker: Worker) -> Wait | None:
+    """Say which worker on the same GPUs is between its start and ready; None where none is.
 
     What a neighbour gives back while vLLM measures the GPU ends the one that measures (vllm-project/vllm #56830).
     """
@@ -101,8 +104,9 @@ def starting_neighbour(fleet: FleetView, worker: Worker) -> str:
         if other.name == worker.name or mine.isdisjoint(other.run_uuids):
             continue
         if other.phase is Phase.STARTING and not _has_its_memory(fleet, other):
-            return f"waits for {other.name} to be ready first: it measures a GPU that both have"
-    return ""
+            text = f"waits for {other.name} to be ready first: it measures a GPU that both have"
+            return Wait(kind="neighbour", text=text, on=other.name)
+    return None
 
 
 def _has_its_memory(fleet: FleetView, worker: Worker) -> bool:
@@ -127,23 +131,23 @@ def _is_of(holders: Holders, pid: int, worker: str) -> bool:
     return holder is not None and holder.kind == "ours" and holder.worker == worker
 
 
-def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[str, float | None]:
-    """Say why the memory of the run that ended is not known to be back, empty where it is; and when to look again.
+def release_obstacle(fleet: FleetView, worker: Worker) -> tuple[Wait | None, float | None]:
+    """Say why the memory of the run that ended is not known to be back, None where it is; and when to look again.
 
     None: whenever the next sample comes. A run that had no GPU needs no proof, and a GPU that is lost gives none.
     """
     answering = tuple(uuid for uuid in worker.run_uuids if not _lost(fleet.snapshot, uuid))
     if not answering:
-        return "", None
+        return None, None
     pool, margin_bytes = fleet.pool_of(worker), fleet.terms.memory_margin_bytes
     missing = (
         _stale(fleet, worker)
         or still_listed(worker, fleet.snapshot, fleet.holders)
         or room_missing(pool, fleet.snapshot, answering, margin_bytes, fleet.holders)
     )
-    if missing or worker.ended_s is None:
+    if missing is not None or worker.ended_s is None:
         return missing, None
-    return unsteady(fleet.levels, fleet.snapshot, answering, worker.ended_s) or ("", None)
+    return unsteady(fleet.levels, fleet.snapshot, answering, worker.ended_s) or (None, None)
 
 
 def _lost(snapshot: Snapshot, uuid: str) -> bool:
@@ -151,46 +155,53 @@ def _lost(snapshot: Snapshot, uuid: str) -> bool:
     return gpu is not None and gpu.health == "lost"
 
 
-def _stale(fleet: FleetView, worker: Worker) -> str:
+def _stale(fleet: FleetView, worker: Worker) -> Wait | None:
     """The sample must be younger than the end of every run that had one of these GPUs, its own or another's."""
     mine = {*worker.device_uuids, *worker.run_uuids}
     if not mine:
-        return ""
+        return None
     if fleet.snapshot.state != "ok":
-        return f"waits for the GPU inventory, which is {fleet.snapshot.state}: {fleet.snapshot.reason}"
+        text = f"waits for the GPU inventory, which is {fleet.snapshot.state}: {fleet.snapshot.reason}"
+        return Wait(kind="inventory", text=text)
     for other in fleet.workers.values():
         had_mine = other.ended_s is not None and not mine.isdisjoint(other.run_uuids)
         if had_mine and other.ended_s is not None and fleet.snapshot.taken_at_s <= other.ended_s:
-            return f"waits for a sample of the GPUs taken after run {other.run} of {other.name} ended"
-    return ""
+            text = f"waits for a sample of the GPUs taken after run {other.run} of {other.name} ended"
+            return Wait(kind="sample", text=text, on=other.name)
+    return None
 
 
-def _unready_dependency(fleet: FleetView, pool: Pool) -> str:
+def _unready_dependency(fleet: FleetView, pool: Pool) -> Wait | None:
     for name in pool.depends_on:
         members = [worker for worker in fleet.workers.values() if worker.pool == name and not worker.removed]
         for member in members:
             if member.goal is Goal.DOWN:
-                return f"waits for {member.name}, which is stopped by command"
+                text = f"waits for {member.name}, which is stopped by command"
+                return Wait(kind="dependency-down", text=text, on=member.name)
             if member.phase is Phase.FAILED:
-                return f"waits for {member.name}, which has failed: {member.reason}"
+                text = f"waits for {member.name}, which has failed: {member.reason}"
+                return Wait(kind="dependency-failed", text=text, on=member.name)
             if member.phase is not Phase.READY:
-                return f"waits for {member.name} to be ready (it is {member.phase})"
-    return ""
+                text = f"waits for {member.name} to be ready (it is {member.phase})"
+                return Wait(kind="dependency-starting", text=text, on=member.name)
+    return None
 
 
-def _closed(fleet: FleetView, worker: Worker) -> str:
-    why = next((fleet.closed[uuid] for uuid in worker.device_uuids if uuid in fleet.closed), "")
-    return f"held back: {why}" if why else ""
+def _closed(fleet: FleetView, worker: Worker) -> Wait | None:
+    closed = next((uuid for uuid in worker.device_uuids if uuid in fleet.closed), None)
+    return None if closed is None else Wait(kind="gpu-closed", text=f"held back: {fleet.closed[closed]}", on=closed)
 
 
-def _occupied(fleet: FleetView, worker: Worker, pool: Pool) -> str:
+def _occupied(fleet: FleetView, worker: Worker, pool: Pool) -> Wait | None:
     """A GPU alone belongs to one living run; on a shared one only one worker starts at a time."""
     mine = set(worker.device_uuids)
     for other in fleet.workers.values():
         if other.name == worker.name or not other.alive or mine.isdisjoint(other.run_uuids):
             continue
         if not (pool.share and fleet.pools[other.pool].share):
-            return f"waits for {other.name} ({other.phase}) to leave its GPUs"
+            text = f"waits for {other.name} ({other.phase}) to leave its GPUs"
+            return Wait(kind="occupied", text=text, on=other.name)
         if other.phase is not Phase.READY and not (other.phase is Phase.STARTING and _has_its_memory(fleet, other)):
-            return f"waits for {other.name} ({other.phase}): one start at a time on a shared GPU"
-    return ""
+            text = f"waits for {other.name} ({other.phase}): one start at a time on a shared GPU"
+            return Wait(kind="occupied", text=text, on=other.name)
+    return None

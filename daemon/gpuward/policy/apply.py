@@ -160,7 +160,7 @@ def roll_outdated(
         if pool.update == "all" or any(
             _goes_where_others_are(state, one, {*one.device_uuids}, kept) for one in workers
         ):
-            events += [(worker.name, RestartAsked(reasons[worker.name])) for worker in workers]
+            events += [(worker.name, RestartAsked(reasons[worker.name], "definition")) for worker in workers]
             continue
         ran = {definition(known): known for one in workers if (known := started_as.get(one.name)) and not one.steps}
         known = next(iter(ran.values())) if len(ran) == 1 else None
@@ -219,7 +219,7 @@ def _event_for(worker: Worker, change: Change | None) -> Event | None:
         return StartAsked()
     if change is None or change.action not in {"restart", "move"} or worker.goal is Goal.DOWN:
         return None
-    return RestartAsked(f"{change.reason}")
+    return RestartAsked(change.reason, "definition")
 
 
 def _in_fleet_order(state: FleetState, names: list[str]) -> FleetState:

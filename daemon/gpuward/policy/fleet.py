@@ -30,10 +30,12 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
+from gpuward.policy.phases import enter, waiting
 from gpuward.policy.preflight import would_not_return
+from gpuward.policy.reasons import Wait
 from gpuward.policy.retiring import may_retire
 from gpuward.policy.roll import Roll, Seen, next_look_s, reason_of, roll_on
-from gpuward.policy.worker import begin_run, begin_stop, enter
+from gpuward.policy.worker import begin_run, begin_stop
 from gpuward.policy.worker import step as step_worker
 
 
@@ -72,7 +74,7 @@ class FleetState:
         return tuple(worker for worker in self.workers.values() if worker.pool == pool)
 
 
-LEFT_THE_FLEET = StopAsked("no longer in the fleet")
+LEFT_THE_FLEET = StopAsked("no longer in the fleet", "left-fleet")
 
 Outcome = tuple[FleetState, tuple[Effect, ...]]
 
@@ -194,7 +196,7 @@ def _restart_in_roll(state: FleetState, roll: Roll, name: str, now_s: float) -> 
     if place and not _taken_by_others(state, name, place):
         worker = replace(worker, device_uuids=place)
     pool = state.pools[worker.pool]
-    restarted, effects = step_worker(worker, RestartAsked(reason_of(roll)), pool, now_s)
+    restarted, effects = step_worker(worker, RestartAsked(reason_of(roll), "roll"), pool, now_s)
     return with_worker(state, restarted), effects
 
 
@@ -247,26 +249,24 @@ def _drain(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tup
         for other in state.workers.values()
         if worker.pool in state.pool_of(other).depends_on and other.phase in {Phase.DRAINING, Phase.STOPPING}
     ]
-    why = worker.reason.split(";")[0]
-    if dependents and worker.then != "start":
-        return replace(worker, reason=f"{why}; waits for {', '.join(dependents)} to stop first"), ()
-    measuring = starting_neighbour(state, worker) if worker.ready_since_s is not None and not state.halting else ""
-    if measuring:
-        return replace(worker, reason=f"{why}; {measuring}"), ()
-    return begin_stop(replace(worker, reason=why), state.pool_of(worker), now_s)
+    if dependents and (worker.ending is None or worker.ending.then != "start"):
+        text = f"waits for {', '.join(dependents)} to stop first"
+        return waiting(worker, Wait(kind="dependents", text=text, on=dependents[0])), ()
+    measuring = starting_neighbour(state, worker) if worker.ready_since_s is not None and not state.halting else None
+    if measuring is not None:
+        return waiting(worker, measuring), ()
+    return begin_stop(worker, state.pool_of(worker), now_s)
 
 
 def _releasing(state: FleetState, worker: Worker, now_s: float) -> Worker:
     missing, look_at_s = release_obstacle(state, worker)
-    why = worker.reason.split("; waits for")[0]
     timed_out = now_s - worker.since_s >= state.terms.release_timeout_s
-    if missing and not timed_out:
+    if missing is not None and not timed_out:
         again_s = look_at_s if look_at_s is not None and look_at_s > now_s else None
-        reason = why if why.endswith(missing) else f"{why}; {missing}"
-        return replace(worker, reason=reason, deadline_s=again_s)
+        return waiting(replace(worker, deadline_s=again_s), missing)
     if now_s < worker.not_before_s:
-        return enter(worker, Phase.BACKOFF, why, now_s)
-    return enter(worker, Phase.BLOCKED, missing or worker.reason, now_s)
+        return enter(worker, Phase.BACKOFF, worker.why, now_s)
+    return enter(worker, Phase.BLOCKED, worker.why, now_s, wait=missing)
 
 
 def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tuple[Effect, ...]]:
@@ -276,8 +276,8 @@ def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, t
         left = elsewhere(state, worker, now_s)
         return left, (Note(worker.name, "worker-moved", left.reason),) if left.phase is worker.phase else ()
     missing = obstacle(state, worker, now_s)
-    if missing:
-        return replace(worker, reason=missing), ()
+    if missing is not None:
+        return waiting(worker, missing), ()
     return begin_run(worker, state.pools[worker.pool], now_s)
 
 

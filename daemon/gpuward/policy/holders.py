@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from gpuward.policy.inventory import GpuProcess, Snapshot
 from gpuward.policy.life import Goal, KillOrphan, Phase, Worker
+from gpuward.policy.reasons import Wait
 
 GIB: Final = 1024**3
 
@@ -45,15 +46,16 @@ def named(process: GpuProcess, holders: Holders) -> str:
     return f"pid {process.pid} ({process.name or 'unknown'}{size})"
 
 
-def still_listed(worker: Worker, snapshot: Snapshot, holders: Holders) -> str:
-    """Say which process of the worker's ended runs the driver still lists on its GPUs; empty where none is."""
+def still_listed(worker: Worker, snapshot: Snapshot, holders: Holders) -> Wait | None:
+    """Say which process of the worker's ended runs the driver still lists on its GPUs; None where none is."""
     for uuid in worker.run_uuids:
         gpu = snapshot.gpu(uuid)
         for process in gpu.processes if gpu is not None else ():
             holder = holders.get(process.pid)
             if gpu is not None and holder is not None and holder.worker == worker.name and holder.kind != "foreign":
-                return f"waits for {named(process, holders)} to be gone from GPU {gpu.index}"
-    return ""
+                text = f"waits for {named(process, holders)} to be gone from GPU {gpu.index}"
+                return Wait(kind="process", text=text, on=uuid)
+    return None
 
 
 def orphans(workers: Mapping[str, Worker], snapshot: Snapshot, holders: Holders) -> Iterator[KillOrphan]:

@@ -10,6 +10,7 @@ from typing import Final
 from gpuward.policy.holders import GIB
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.memory import gib
+from gpuward.policy.reasons import Wait
 
 STEADY_S: Final = 0.25
 """Two samples this far apart must show the same free memory before it counts as returned."""
@@ -55,7 +56,7 @@ def levels(before: Mapping[str, Level], snapshot: Snapshot) -> Mapping[str, Leve
 
 def unsteady(
     known: Mapping[str, Level], snapshot: Snapshot, uuids: tuple[str, ...], ended_s: float
-) -> tuple[str, float] | None:
+) -> tuple[Wait, float] | None:
     """Say which GPU's memory has moved since ``ended_s`` and is not seen twice yet, and when to look again.
 
     A GPU whose free memory is the same as before the end gave nothing back: one sample is enough there.
@@ -66,7 +67,7 @@ def unsteady(
             continue
         if snapshot.taken_at_s - level.since_s < STEADY_S:
             reason = f"waits for a second sample of GPU {gpu.index}: {gib(level.free_bytes)} free since an instant"
-            return reason, level.since_s + STEADY_S
+            return Wait(kind="sample", text=reason, on=uuid), level.since_s + STEADY_S
     return None
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from gpuward.policy.reasons import By, Ending, EndingKind, Wait, WaitKind
+
 
 class Phase(StrEnum):
     """Where a worker is."""
@@ -37,7 +39,7 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastExit:
-    """How a run ended; ``at`` is wall time in seconds since the epoch."""
+    """How a run ended; ``at`` is wall time in seconds since the epoch, ``reason`` says it in one sentence."""
 
     run: int
     cause: str
@@ -45,10 +47,7 @@ class LastExit:
     signal: int | None
     at: float
     evidence: tuple[str, ...] = ()
-
-
-Next: TypeAlias = Literal["stop", "start", "fail", "hang", "halt"]
-"""What follows once the run that is being stopped has ended."""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +71,8 @@ class Worker:
     ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
     ``refusals``: starts in a row that were refused, none of them a run.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
+    ``ending``: why its run is being ended, ``wait``: what it waits for where it is, ``why``: how it came there;
+    ``reason`` is what people are told of these (`phases.sentence`). ``then`` is of records of earlier versions.
     """
 
     name: str
@@ -80,6 +81,9 @@ class Worker:
     goal: Goal = Goal.DOWN
     phase: Phase = Phase.STOPPED
     reason: str = "never started"
+    why: str = ""
+    wait: Wait | None = None
+    ending: Ending | None = None
     since_s: float = 0.0
     deadline_s: float | None = None
     run: int = 0
@@ -102,7 +106,7 @@ class Worker:
     steps: tuple[LadderStep, ...] = ()
     refusals: int = 0
     shunned_blocks: tuple[int, ...] = ()
-    then: Next | None = None
+    then: Literal["stop", "start", "fail", "hang", "halt"] | None = None
     killed: bool = False
     halted: bool = False
     removed: bool = False
@@ -118,12 +122,16 @@ class Worker:
 class StartAsked:
     """The operator wants it up; counters begin anew."""
 
+    by: By | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
     """The operator wants it down; final until the next command."""
 
     reason: str = "stopped by command"
+    kind: EndingKind = "stop"
+    by: By | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,8 @@ class RestartAsked:
     """Stop what runs and start again; never counts as a failure."""
 
     reason: str
+    kind: EndingKind = "restart"
+    by: By | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,7 @@ class Condemned:
     run: int
     then: Literal["start", "stop"]
     reason: str
+    kind: EndingKind = "breach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +194,7 @@ class StartRefused:
     run: int
     reason: str
     ports: tuple[int, int] | None = None
+    kind: WaitKind = "earlier-run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

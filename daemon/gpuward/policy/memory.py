@@ -7,6 +7,7 @@ import math
 from gpuward.config.fleet import Pool
 from gpuward.policy.holders import GIB, NOBODY, Holders, named
 from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.reasons import Wait
 
 
 def claim_bytes(pool: Pool, gpu: Gpu) -> int | None:
@@ -24,24 +25,24 @@ def gib(count: int) -> str:
 
 def room_missing(
     pool: Pool, snapshot: Snapshot, uuids: tuple[str, ...], margin_bytes: int, holders: Holders = NOBODY
-) -> str:
-    """Say which GPU has no room for the pool's claim, and who holds it; empty where there is room on all.
+) -> Wait | None:
+    """Say which GPU has no room for the pool's claim, and who holds it; None where there is room on all.
 
     The margin covers what a CUDA context takes before vLLM measures; it never asks for more than an idle GPU has.
     """
     for uuid in uuids:
         gpu = snapshot.gpu(uuid)
         if gpu is None:
-            return f"GPU {uuid} is not in the inventory"
+            return Wait(kind="gpu-missing", text=f"GPU {uuid} is not in the inventory", on=uuid)
         if gpu.health == "lost":
-            return f"GPU {gpu.index} is lost: {gpu.reason}"
+            return Wait(kind="gpu-lost", text=f"GPU {gpu.index} is lost: {gpu.reason}", on=uuid)
         claim = claim_bytes(pool, gpu)
         if claim is None or gpu.free_bytes is None or gpu.total_bytes is None:
             continue
         idle = gpu.total_bytes - (gpu.reserved_bytes or 0)
         if gpu.free_bytes < max(claim, min(claim + margin_bytes, idle)):
-            return _shortage(pool, gpu, claim, holders)
-    return ""
+            return Wait(kind="memory", text=_shortage(pool, gpu, claim, holders), on=uuid)
+    return None
 
 
 def _shortage(pool: Pool, gpu: Gpu, claim: int, holders: Holders) -> str:

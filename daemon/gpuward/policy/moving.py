@@ -10,8 +10,8 @@ from gpuward.policy.admission import FleetView
 from gpuward.policy.inventory import Gpu
 from gpuward.policy.life import Goal, Phase, Worker
 from gpuward.policy.memory import room_missing
+from gpuward.policy.phases import enter
 from gpuward.policy.response import FAULT_WINDOW_S
-from gpuward.policy.worker import enter
 
 
 def moved(fleet: FleetView, worker: Worker, now_s: float) -> Worker:
@@ -23,7 +23,8 @@ def moved(fleet: FleetView, worker: Worker, now_s: float) -> Worker:
     if uuids:
         goes = ", ".join(_named(fleet, uuid) for uuid in uuids)
         reason = f"moves from {leaves} to {goes}: the second fault within {FAULT_WINDOW_S / 3600:g} h"
-        return replace(worker, device_uuids=uuids, faults=(), avoid=(), reason=reason)
+        moves = replace(worker, device_uuids=uuids, faults=(), avoid=())
+        return enter(moves, worker.phase, reason, now_s, worker.deadline_s)
     why_not = why_not or f"no other {pool.device_count} GPUs of this kind are free"
     cause = worker.last_exit.cause if worker.last_exit is not None else "a fault"
     reason = (

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
-from gpuward.policy.ramp import HELD
 from gpuward.policy.roll import Roll
 
 Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", "roll"]
@@ -210,7 +209,7 @@ def _look(target: Target, worker: Worker | None) -> Target:
         if worker.phase is Phase.READY and worker.removed and worker.goal is Goal.UP:
             return replace(seen, reason="serves until one of those that stay is ready")
         return replace(seen, state="done") if worker.phase is Phase.STOPPED else seen
-    if worker.phase is Phase.READY and worker.run >= target.ready_in_run and worker.then is None:
+    if worker.phase is Phase.READY and worker.run >= target.ready_in_run and worker.ending is None:
         return replace(seen, state="done")
     return _look_for_failure(seen, worker)
 
@@ -221,7 +220,7 @@ def _look_for_failure(seen: Target, worker: Worker) -> Target:
     came_to_rest = worker.phase in {Phase.FAILED, Phase.STOPPED} and (ended or worker.goal is Goal.DOWN)
     adapts = bool(worker.steps) and exit_ is not None and exit_.cause in ADAPTED_AFTER
     fell_back = ended and not adapts and worker.phase in {Phase.RELEASING, Phase.BACKOFF, Phase.BLOCKED}
-    held = worker.phase is Phase.BLOCKED and worker.reason.startswith(HELD)
+    held = worker.phase is Phase.BLOCKED and worker.wait is not None and worker.wait.kind == "first-worker-failed"
     if not came_to_rest and not fell_back and not held:
         return seen
     evidence = exit_.evidence if exit_ is not None and ended else ()

@@ -10,20 +10,18 @@ from typing import Final
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.reasons import Wait
 from gpuward.policy.reload import definition
-
-HELD: Final = "held: "
-"""How the reason of a worker begins that starts only when somebody has mended something."""
 
 _TRYING: Final = frozenset({Phase.STARTING, Phase.RELEASING, Phase.BACKOFF})
 _OF_THE_GPU: Final = frozenset({"gpu-hardware", "cuda-fault"})
 """Causes that say nothing of the other workers."""
 
 
-def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> str:
-    """Say why a worker of a pool has to wait for others of it; empty where it may start."""
+def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> Wait | None:
+    """Say why a worker of a pool has to wait for others of it; None where it may start."""
     if pool.workers < 2 or pool.engine == "command":
-        return ""
+        return None
     members = [other for other in workers if other.pool == pool.name and other.goal is Goal.UP and not other.removed]
     others = [other for other in members if other.name != worker.name]
     as_planned = definition(pool)
@@ -32,14 +30,18 @@ def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> str:
     for other in others:
         cause = other.last_exit.cause if other.last_exit is not None else ""
         if other.phase is Phase.FAILED and cause not in _OF_THE_GPU:
-            return f"{HELD}{other.name} started first and has failed: {other.reason}"
-        if other.phase in _TRYING or (other.phase is Phase.STOPPING and other.then == "fail"):
-            return f"waits for {other.name} ({other.phase}): the first worker of a pool starts alone"
-    return ""
+            text = f"held: {other.name} started first and has failed: {other.reason}"
+            return Wait(kind="first-worker-failed", text=text, on=other.name)
+        late = other.ending is not None and other.ending.kind == "start-timeout"
+        if other.phase in _TRYING or (other.phase is Phase.STOPPING and late):
+            text = f"waits for {other.name} ({other.phase}): the first worker of a pool starts alone"
+            return Wait(kind="first-worker", text=text, on=other.name)
+    return None
 
 
-def _too_many(others: Iterable[Worker], pool: Pool) -> str:
+def _too_many(others: Iterable[Worker], pool: Pool) -> Wait | None:
     starting = sum(other.phase is Phase.STARTING for other in others)
     if pool.max_parallel_starts is None or starting < pool.max_parallel_starts:
-        return ""
-    return f"waits for its turn: {starting} of the pool start now, max-parallel-starts is {pool.max_parallel_starts}"
+        return None
+    text = f"waits for its turn: {starting} of the pool start now, max-parallel-starts is {pool.max_parallel_starts}"
+    return Wait(kind="turn", text=text)

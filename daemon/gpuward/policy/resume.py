@@ -9,8 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gpuward.config.fleet import Pool
-from gpuward.policy.life import Goal, Next, Phase, StartAsked, StopAsked, Worker
+from gpuward.policy.life import Goal, Phase, StartAsked, StopAsked, Worker
+from gpuward.policy.phases import enter, of_this_version
+from gpuward.policy.reasons import Ending
 from gpuward.policy.worker import step
+
+LOST = "stopped by command; its record was lost"
 
 PROBE_AGAIN_S = 30.0
 """A start whose deadline passed while no daemon ran gets this long to prove that it became ready meanwhile."""
@@ -86,7 +90,7 @@ def take_over(
 
 def _stopped_without_a_record(name: str) -> Worker:
     pool, index = _by_pool_and_index(name)
-    return Worker(name=name, pool=pool, index=index, goal=Goal.DOWN, reason="stopped by command; its record was lost")
+    return Worker(name=name, pool=pool, index=index, goal=Goal.DOWN, reason=LOST, why=LOST)
 
 
 def _with_goal(worker: Worker, goal: Goal, now_s: float) -> Worker:
@@ -104,22 +108,21 @@ def _from_its_run(worker: Worker | None, run: FoundRun, goal: Goal, pool: Pool, 
     base = worker or Worker(
         name=run.worker, pool=pool_name, index=int(index), goal=goal, port=run.port, port_block=run.port
     )
-    base = replace(base, run=run.run, since_s=now_s, then=None, killed=False, ready_since_s=None)
+    base = replace(base, run=run.run, since_s=now_s, ending=None, killed=False, ready_since_s=None)
     base = replace(base, device_uuids=base.device_uuids or run.gpu_uuids, run_uuids=run.gpu_uuids)
     why = "its record was lost" if worker is None else f"its record is older (run {worker.run})"
     if not run.kept:
         phase = Phase.BLOCKED if goal is Goal.UP else Phase.STOPPED
-        return replace(base, phase=phase, reason=f"{why}; run {run.run} ended before", not_before_s=now_s)
-    then: Next | None = "stop" if base.goal is Goal.DOWN else None
-    return replace(
+        return replace(enter(base, phase, f"{why}; run {run.run} ended before", now_s), not_before_s=now_s)
+    why = f"{why}; taken over from run {run.run}, which lives"
+    down = base.goal is Goal.DOWN
+    base = replace(
         base,
-        phase=Phase.DRAINING if then else Phase.STARTING,
-        reason=f"{why}; taken over from run {run.run}, which lives",
         definition=run.definition,
         started_s=run.started_s,
-        deadline_s=now_s + pool.start_timeout_s,
-        then=then,
+        ending=Ending(kind="stop", why=why, then="rest") if down else None,
     )
+    return enter(base, Phase.DRAINING if down else Phase.STARTING, why, now_s, now_s + pool.start_timeout_s)
 
 
 def _by_pool_and_index(name: str) -> tuple[str, int]:
@@ -132,27 +135,26 @@ def resumed(worker: Worker, *, same_boot: bool, now_s: float) -> Worker:
 
     Monotonic times of an earlier boot mean nothing, and none of its processes lives: it starts anew if it is wanted up.
     """
+    worker = of_this_version(worker)
     if not same_boot:
         worker = _after_a_boot(worker, now_s)
-    worker = _not_halting(worker)
+    worker = _not_halting(worker, now_s)
     if worker.phase is Phase.STARTING and worker.deadline_s is not None:
         worker = replace(worker, deadline_s=max(worker.deadline_s, now_s + PROBE_AGAIN_S))
     if worker.halted and worker.goal is Goal.UP and worker.phase is Phase.STOPPED:
-        reason = "starts again with the daemon"
-        return replace(
-            worker, halted=False, phase=Phase.BLOCKED, reason=reason, since_s=now_s, not_before_s=now_s, deadline_s=None
-        )
+        again = replace(worker, halted=False, not_before_s=now_s)
+        return enter(again, Phase.BLOCKED, "starts again with the daemon", now_s)
     return worker
 
 
-def _not_halting(worker: Worker) -> Worker:
+def _not_halting(worker: Worker, now_s: float) -> Worker:
     """The earlier daemon was killed while it stopped its workers; this one does not stop."""
-    if worker.then != "halt":
+    if worker.ending is None or worker.ending.kind != "halt":
         return worker
     if worker.phase is Phase.DRAINING and worker.ready_since_s is not None:
-        reason = "goes on: the daemon that was to stop it was killed first"
-        return replace(worker, phase=Phase.READY, then=None, halted=False, deadline_s=None, reason=reason)
-    return replace(worker, then="start", halted=False)
+        why = "goes on: the daemon that was to stop it was killed first"
+        return enter(replace(worker, ending=None, halted=False), Phase.READY, why, now_s)
+    return replace(worker, ending=replace(worker.ending, then="start"), halted=False)
 
 
 def _after_a_boot(worker: Worker, now_s: float) -> Worker:
@@ -168,11 +170,11 @@ def _after_a_boot(worker: Worker, now_s: float) -> Worker:
         consecutive=0,
         waits=(),
         faults=(),
-        then=None,
+        ending=None,
         killed=False,
     )
     if worker.phase in {Phase.STOPPED, Phase.FAILED}:
         return fresh
     if worker.goal is Goal.DOWN:
-        return replace(fresh, phase=Phase.STOPPED, reason="stopped by command; the host was rebooted meanwhile")
-    return replace(fresh, phase=Phase.BLOCKED, reason="starts again after a reboot of the host")
+        return enter(fresh, Phase.STOPPED, "stopped by command; the host was rebooted meanwhile", now_s)
+    return enter(fresh, Phase.BLOCKED, "starts again after a reboot of the host", now_s)

@@ -219,7 +219,7 @@ def _with_turn(roll: Roll, worker: Worker, run: int) -> Roll:
 
 
 def _was_not_restarted(worker: Worker, run: int) -> bool:
-    return worker.phase in {Phase.READY, Phase.FAILED} and worker.run < run and worker.then is None
+    return worker.phase in {Phase.READY, Phase.FAILED} and worker.run < run and worker.ending is None
 
 
 def _has(worker: Worker, pool: Pool) -> bool:
@@ -246,8 +246,8 @@ def _after_a_failure(roll: Roll, worker: Worker, ended: str, seen: Seen, pool: P
 
 def _why(worker: Worker, roll: Roll) -> str:
     """How it ended, without what would follow from it, which is not what follows in a roll."""
-    reason = worker.reason if roll.earlier is None else worker.reason.split(";")[0]
-    return f"at {worker.name}: {reason}"
+    ended = worker.last_exit.reason if worker.last_exit is not None else ""
+    return f"at {worker.name}: {worker.reason if roll.earlier is None else ended or worker.why}"
 
 
 def _with_another(earlier: Pool, failed: Worker, workers: Mapping[str, Worker]) -> tuple[str, ...]:

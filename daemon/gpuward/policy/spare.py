@@ -35,7 +35,7 @@ def spared(state: FleetState, quarantined: Mapping[str, str], excluded: Collecti
         if would_not_return(state, moved, pool) is not None:
             continue
         state = with_worker(state, moved)
-        events.append((worker.name, Condemned(worker.run, "start", reason)))
+        events.append((worker.name, Condemned(worker.run, "start", reason, "spare")))
     return step(state, events, now_s) if events else (state, ())
 
 

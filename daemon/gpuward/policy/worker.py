@@ -13,6 +13,7 @@ r"""One worker's life: phases, events, and what follows. Every event is legal in
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import (
@@ -26,7 +27,6 @@ from gpuward.policy.life import (
     Hung,
     Kill,
     KillKeeper,
-    Next,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -40,7 +40,9 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.phases import ending_as, enter, waiting
 from gpuward.policy.ports import served_port
+from gpuward.policy.reasons import Ending, Wait
 from gpuward.policy.reload import definition
 from gpuward.policy.response import after_end
 from gpuward.policy.restart import GiveUp
@@ -63,12 +65,6 @@ KILL_WAIT_S = 10.0
 """After SIGKILL of the tree: how long until the keeper itself is killed and the rest hunted by marker."""
 
 
-def enter(worker: Worker, phase: Phase, reason: str, now_s: float, deadline_s: float | None = None) -> Worker:
-    """Put the worker into a phase; ``since_s`` moves only when the phase does."""
-    since_s = worker.since_s if phase is worker.phase else now_s
-    return replace(worker, phase=phase, reason=reason, since_s=since_s, deadline_s=deadline_s)
-
-
 def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
     """Start the next run; the caller has checked that it may."""
     port = worker.port if worker.port_block is None else served_port(pool, worker.index, worker.port_block)
@@ -80,7 +76,7 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
         definition=definition(pool),
         started_s=now_s,
         ready_since_s=None,
-        then=None,
+        ending=None,
         killed=False,
     )
     devices = f" on {len(worker.run_uuids)} GPU{'s' * (len(worker.run_uuids) != 1)}" if worker.run_uuids else ""
@@ -91,8 +87,10 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
 def begin_stop(worker: Worker, pool: Pool, now_s: float) -> Step:
     """Send SIGTERM and give the grace time."""
     grace_s = _grace_s(worker, pool)
-    reason = f"{worker.reason}; SIGTERM sent, SIGKILL follows after {grace_s:g} s"
-    stopping = enter(worker, Phase.STOPPING, reason, now_s, now_s + grace_s)
+    late = worker.ending.waited_s if worker.ending is not None else None
+    waited = f"waited {late:g} s; " if late is not None else ""
+    wait = Wait(kind="grace", text=f"{waited}SIGTERM sent, SIGKILL follows after {grace_s:g} s")
+    stopping = enter(worker, Phase.STOPPING, worker.why, now_s, now_s + grace_s, wait=wait)
     return stopping, (Terminate(worker.name),)
 
 
@@ -104,42 +102,40 @@ def _grace_s(worker: Worker, pool: Pool) -> float:
 def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
     """Answer one event."""
     match event:
-        case StartAsked():
-            return _start_asked(worker, now_s)
-        case StopAsked(reason=reason):
+        case StartAsked(by=by):
+            return _start_asked(worker, Ending(kind="restart", why="start asked", then="start", by=by), now_s)
+        case StopAsked(reason=why, kind=kind, by=by):
             down = replace(worker, goal=Goal.DOWN, halted=False)
-            return _wind_down(down, "stop", reason, now_s)
-        case RestartAsked(reason=reason):
-            return _restart_asked(worker, reason, now_s)
+            return _wind_down(down, Ending(kind=kind, why=why, then="rest", by=by), now_s)
+        case RestartAsked(reason=why, kind=kind, by=by):
+            return _restart_asked(worker, Ending(kind=kind, why=why, then="start", by=by), now_s)
         case Condemned():
             return _condemned(worker, event, now_s)
         case HaltAsked():
             halted = replace(worker, halted=worker.goal is Goal.UP and worker.phase is not Phase.FAILED)
-            return _wind_down(halted, "halt", "the daemon stops", now_s)
+            return _wind_down(halted, Ending(kind="halt", why="the daemon stops", then="rest"), now_s)
         case BecameReady(run=run):
             return _became_ready(worker, run, now_s)
         case Hung(run=run, reason=reason):
             return _hung(worker, run, reason, now_s)
         case ProbeMissed(run=run, reason=reason):
             current = worker.phase is Phase.STARTING and worker.run == run
-            return (replace(worker, reason=reason) if current else worker), ()
-        case StartRefused():
-            return _start_refused(worker, event, now_s)
-        case RunEnded():
-            return _run_ended(worker, event, pool, now_s)
+            return (waiting(worker, Wait(kind="probe", text=reason)) if current else worker), ()
+        case RunEnded() | StartRefused():
+            return _over(worker, event, pool, now_s)
         case DeadlinePassed():
             return _deadline_passed(worker, pool, now_s)
 
 
-def _start_asked(worker: Worker, now_s: float) -> Step:
+def _start_asked(worker: Worker, ending: Ending, now_s: float) -> Step:
     fresh = _anew(worker, now_s)
     if worker.phase in {Phase.STARTING, Phase.READY}:
         return fresh, ()
     if worker.phase in {Phase.DRAINING, Phase.STOPPING}:
-        return replace(fresh, then="start"), ()
+        return ending_as(fresh, ending), ()
     if worker.phase is Phase.RELEASING:
         return fresh, ()
-    return enter(fresh, Phase.BLOCKED, "start asked", now_s), (TakeSample(),)
+    return enter(fresh, Phase.BLOCKED, ending.why, now_s), (TakeSample(),)
 
 
 def _anew(worker: Worker, now_s: float) -> Worker:
@@ -158,13 +154,10 @@ def _anew(worker: Worker, now_s: float) -> Worker:
     )
 
 
-def _restart_asked(worker: Worker, reason: str, now_s: float) -> Step:
-    fresh = _anew(worker, now_s)
+def _restart_asked(worker: Worker, ending: Ending, now_s: float) -> Step:
     if not worker.alive:
-        return _start_asked(worker, now_s)
-    if worker.phase is Phase.STOPPING:
-        return replace(fresh, then="start"), ()
-    return _wind_down(fresh, "start", reason, now_s)
+        return _start_asked(worker, replace(ending, why="start asked"), now_s)
+    return _wind_down(_anew(worker, now_s), ending, now_s)
 
 
 def _condemned(worker: Worker, event: Condemned, now_s: float) -> Step:
@@ -172,18 +165,26 @@ def _condemned(worker: Worker, event: Condemned, now_s: float) -> Step:
     if worker.run != event.run or worker.phase not in {Phase.STARTING, Phase.READY}:
         return worker, ()
     counted = replace(worker, failures=(*worker.failures, now_s), not_before_s=now_s)
-    return _wind_down(counted, event.then, event.reason, now_s)
+    then: Literal["rest", "start"] = "start" if event.then == "start" else "rest"
+    return _wind_down(counted, Ending(kind=event.kind, why=event.reason, then=then), now_s)
 
 
-def _wind_down(worker: Worker, then: Next, reason: str, now_s: float) -> Step:
-    """Leave any phase towards stopped; a run that lives is drained first (the fleet knows when that is done)."""
-    if worker.phase is Phase.STOPPING:
-        return replace(worker, then=then), ()
-    if worker.alive:
-        return enter(replace(worker, then=then), Phase.DRAINING, reason, now_s, now_s + DRAIN_LIMIT_S), ()
-    if worker.phase is Phase.FAILED and then == "halt":
+def _wind_down(worker: Worker, ending: Ending, now_s: float) -> Step:
+    """Leave any phase towards stopped; a run that lives is drained first (the fleet knows when that is done).
+
+    Who is on its way down by command stays so when the daemon stops meanwhile.
+    """
+    halts = ending.kind == "halt"
+    if halts and worker.goal is Goal.DOWN and worker.ending is not None:
         return worker, ()
-    return enter(replace(worker, then=None), Phase.STOPPED, reason, now_s), ()
+    if worker.phase is Phase.STOPPING:
+        return ending_as(worker, ending), ()
+    if worker.alive:
+        ended = replace(worker, ending=ending)
+        return enter(ended, Phase.DRAINING, ending.why, now_s, now_s + DRAIN_LIMIT_S), ()
+    if halts and (worker.phase is Phase.FAILED or worker.goal is Goal.DOWN):
+        return worker, ()
+    return enter(replace(worker, ending=None), Phase.STOPPED, ending.why, now_s), ()
 
 
 def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
@@ -202,36 +203,43 @@ def _hung(worker: Worker, run: int, reason: str, now_s: float) -> Step:
     """Kill the whole tree at once: what does not work does not end in order either."""
     if worker.phase is not Phase.READY or worker.run != run:
         return worker, ()
-    dying = replace(worker, then="hang", killed=True)
-    return enter(dying, Phase.STOPPING, f"hangs: {reason}", now_s, now_s + KILL_WAIT_S), (Kill(worker.name),)
+    ending = Ending(kind="hang", why=f"hangs: {reason}", then="judge")
+    dying = replace(worker, ending=ending, killed=True)
+    return enter(dying, Phase.STOPPING, ending.why, now_s, now_s + KILL_WAIT_S), (Kill(worker.name),)
 
 
-def _start_refused(worker: Worker, event: StartRefused, now_s: float) -> Step:
-    """Give the number of the run back, for there was none; wait longer each time that the refusal repeats."""
+def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: float) -> Step:
+    """The run is over, or has never come to be: what follows depends on why it was being ended, if it was."""
     if worker.run != event.run or not worker.alive:
         return worker, ()
+    ending = worker.ending
+    over = replace(worker, ending=None, killed=False)
+    if isinstance(event, RunEnded):
+        over = replace(over, last_exit=replace(event.exit, reason=event.reason), ended_s=now_s, refusals=0)
+    if worker.goal is Goal.DOWN or (ending is not None and ending.then == "rest"):
+        none = isinstance(event, StartRefused)
+        return _rest(replace(over, run=worker.run - none), Phase.STOPPED, worker.why, now_s)
+    again = ending is not None and ending.then == "start"
+    if isinstance(event, StartRefused):  # a run that somebody waits for keeps its number
+        return _refused(over if again else replace(over, run=worker.run - 1), event, now_s)
+    if again:
+        over = replace(over, restarts=worker.restarts + 1, not_before_s=now_s)
+        return enter(over, Phase.RELEASING, worker.why, now_s), (TakeSample(),)
+    return _unasked_end(over, event, pool, now_s)
+
+
+def _refused(worker: Worker, event: StartRefused, now_s: float) -> Step:
+    """Try again, later each time that the refusal repeats; at once on other ports."""
     pause_s = min(REFUSED_PAUSE_MAX_S, REFUSED_PAUSE_S * 2.0 ** min(worker.refusals, 62))
-    worker = replace(worker, run=worker.run - 1, refusals=worker.refusals + 1)
-    if worker.phase is not Phase.STARTING:
-        return enter(replace(worker, then=None), Phase.STOPPED, worker.reason, now_s), ()
+    worker = replace(worker, refusals=worker.refusals + 1, ready_since_s=None)
+    text = event.reason
     if event.ports is None:
-        reason = f"{event.reason}; refusal {worker.refusals}, tries again in {pause_s:g} s"
-        return replace(enter(worker, Phase.BLOCKED, reason, now_s), not_before_s=now_s + pause_s), ()
-    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s)
-    return replace(blocked, port_block=event.ports[0], port=event.ports[1], not_before_s=now_s + MOVED_PAUSE_S), ()
-
-
-def _run_ended(worker: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
-    if worker.run != event.run or not worker.alive:
-        return worker, ()
-    ended = replace(worker, last_exit=event.exit, ended_s=now_s, then=None, killed=False, refusals=0)
-    why = worker.reason.split(";")[0]
-    if worker.then in {"stop", "halt"} or worker.goal is Goal.DOWN:
-        return _rest(ended, Phase.STOPPED, why, now_s)
-    if worker.then == "start":
-        again = replace(ended, restarts=worker.restarts + 1, not_before_s=now_s)
-        return enter(again, Phase.RELEASING, why, now_s), (TakeSample(),)
-    return _unasked_end(ended, event, pool, now_s)
+        text = f"{text}; refusal {worker.refusals}, tries again in {pause_s:g} s"
+    else:
+        pause_s = MOVED_PAUSE_S
+        worker = replace(worker, port_block=event.ports[0], port=event.ports[1])
+    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s, wait=Wait(kind=event.kind, text=text))
+    return replace(blocked, not_before_s=now_s + pause_s), ()
 
 
 def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
@@ -261,21 +269,29 @@ def _rest(worker: Worker, phase: Phase, reason: str, now_s: float) -> Step:
 def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
     match worker.phase:
         case Phase.STARTING:
-            reason = f"not ready within start-timeout-s = {pool.start_timeout_s:g} s"
-            return begin_stop(replace(worker, reason=reason, then="fail"), pool, now_s)
+            why = f"not ready within start-timeout-s = {pool.start_timeout_s:g} s"
+            late = ending_as(worker, Ending(kind="start-timeout", why=why, then="judge"))
+            return begin_stop(late, pool, now_s)
+        case Phase.DRAINING if worker.ending is not None:
+            return begin_stop(replace(worker, ending=replace(worker.ending, waited_s=DRAIN_LIMIT_S)), pool, now_s)
         case Phase.DRAINING:
-            reason = f"{worker.reason}; waited {DRAIN_LIMIT_S:g} s"
-            return begin_stop(replace(worker, reason=reason), pool, now_s)
-        case Phase.STOPPING if not worker.killed:
-            reason = f"still alive {_grace_s(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
-            killed = enter(replace(worker, killed=True), Phase.STOPPING, reason, now_s, now_s + KILL_WAIT_S)
-            return killed, (Kill(worker.name),)
+            return begin_stop(worker, pool, now_s)
         case Phase.STOPPING:
-            reason = (
-                f"processes outlive SIGKILL since {now_s - worker.since_s:.0f} s (uninterruptible in a driver call?)"
-            )
-            return enter(worker, Phase.STOPPING, reason, now_s, now_s + KILL_WAIT_S), (KillKeeper(worker.name),)
+            return _outlived(worker, pool, now_s)
         case Phase.RELEASING:
             return replace(worker, deadline_s=None), (TakeSample(),)
         case _:
             return replace(worker, deadline_s=None), ()
+
+
+def _outlived(worker: Worker, pool: Pool, now_s: float) -> Step:
+    """The time to end has passed: kill the tree, then whoever holds it."""
+    deadline_s = now_s + KILL_WAIT_S
+    if not worker.killed:
+        text = f"still alive {_grace_s(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
+        worker = replace(worker, killed=True)
+        wait, effect = Wait(kind="killed", text=text), Kill(worker.name)
+        return enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=wait), (effect,)
+    text = f"processes outlive SIGKILL since {now_s - worker.since_s:.0f} s (uninterruptible in a driver call?)"
+    stuck = enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=Wait(kind="outlives-kill", text=text))
+    return stuck, (KillKeeper(worker.name),)

@@ -148,7 +148,7 @@ class Runner:
         except StillRunning as error:
             return StartRefused(worker.run, f"waits for its earlier run to be gone: {error}")
         except OSError as error:
-            return StartRefused(worker.run, f"cannot start a keeper: {error.strerror}; tries again")
+            return StartRefused(worker.run, f"cannot start a keeper: {error.strerror}; tries again", kind="spawn")
         self._hold(worker, spec.marker, plan.readiness).live.follow(spawned)
         prune_logs(self._equipment, worker)
         return None
@@ -278,15 +278,16 @@ class Runner:
                     await asyncio.to_thread(handle.reading.catch_up)
 
     def _dead(self, worker: Worker, marker: str, main: Identity | None, reading: LogReading | None = None) -> DeadRun:
+        ending = worker.ending
         return DeadRun(
             worker=worker.name,
             run=worker.run,
             marker=marker,
             main=main or self._equipment.runs.main_identity(worker.name, worker.run),
             phase="starting" if worker.ready_since_s is None else "ready",
-            commanded=worker.goal is Goal.DOWN or worker.then in {"stop", "start", "halt"},
-            start_timed_out=worker.then == "fail",
-            hung=worker.reason.split("; ")[0] if worker.then == "hang" else "",
+            commanded=worker.goal is Goal.DOWN or (ending is not None and ending.then != "judge"),
+            start_timed_out=ending is not None and ending.kind == "start-timeout",
+            hung=ending.why if ending is not None and ending.kind == "hang" else "",
             log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
         )

@@ -67,14 +67,14 @@ def port_taken(equipment: Equipment, worker: Worker, pool: Pool, blocks: Mapping
     else:
         return None
     if pool.port is not None:
-        return StartRefused(worker.run, f"waits for {whose}")
+        return StartRefused(worker.run, f"waits for {whose}", kind="port")
     others = {name: block for name, block in blocks.items() if name != worker.name}
     busy = {*worker.shunned_blocks, *(socket.port for socket in listening())}
     try:
         block = assign(blocks, equipment.settings.ports, others, busy)[worker.name]
     except PortsExhausted as error:
-        return StartRefused(worker.run, f"waits for {whose}; {error}")
-    return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block))
+        return StartRefused(worker.run, f"waits for {whose}; {error}", kind="port")
+    return StartRefused(worker.run, f"moves to port {block} from {whose}", (block, block), "ports-moved")
 
 
 def marker(equipment: Equipment, worker: Worker) -> str:

@@ -1,0 +1,94 @@
+"""Why a worker's run is being ended, and what a worker waits for: records with a kind. Sentences are for people only.
+
+Nothing decides by a sentence; `phases.sentence` puts together what status shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+EndingKind: TypeAlias = Literal[
+    "stop",
+    "restart",
+    "roll",
+    "definition",
+    "left-fleet",
+    "halt",
+    "start-timeout",
+    "hang",
+    "breach",
+    "spare",
+]
+
+WaitKind: TypeAlias = Literal[
+    "probe",
+    "grace",
+    "killed",
+    "outlives-kill",
+    "dependents",
+    "neighbour",
+    "memory",
+    "process",
+    "sample",
+    "inventory",
+    "turn",
+    "occupied",
+    "first-worker",
+    "first-worker-failed",
+    "dependency-down",
+    "dependency-failed",
+    "dependency-starting",
+    "gpu-closed",
+    "gpu-lost",
+    "gpu-missing",
+    "no-devices",
+    "port",
+    "ports-moved",
+    "lease",
+    "earlier-run",
+    "spawn",
+]
+
+ONLY_A_PERSON: Final[frozenset[WaitKind]] = frozenset(
+    {"dependency-down", "dependency-failed", "first-worker-failed", "gpu-closed", "gpu-lost", "no-devices"}
+)
+"""Waits that nothing but a person's doing ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class By:
+    """The person who asked; ``user`` is the number where there is no name, ``pid`` of the process that asked."""
+
+    uid: int
+    user: str
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why the run that lives is being ended; ``why`` is the sentence, shown whole.
+
+    ``then``: rest until the next command, start again, or judge by the cause. ``by``: who asked, None where gpuward
+    itself did. ``waited_s``: how long it waited for others before it went ahead without them.
+    """
+
+    kind: EndingKind
+    why: str
+    then: Literal["rest", "start", "judge"]
+    by: By | None = None
+    waited_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """What a worker waits for in its phase; ``on``: the worker, GPU or port concerned, empty where it is none."""
+
+    kind: WaitKind
+    text: str
+    on: str = ""
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether it lasts until a person does something."""
+        return self.kind in ONLY_A_PERSON
