@@ -37,6 +37,7 @@ from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
 from gpuward.host.sampler import Sampler
+from gpuward.host.threads import started_threads
 from gpuward.host.xids import XidListener
 from gpuward.journal import Journal
 from gpuward.policy.fleet import FleetState, Terms
@@ -93,6 +94,10 @@ async def _run(
     """Live; return whether the installed program is to go on in this process."""
     log, log_target = opened
     control = settings.control
+    try:
+        asyncio.get_running_loop().set_default_executor(started_threads())
+    except OSError as error:
+        raise CannotRun(f"{error}; the host or this user has too many processes (ulimit -u)", permanent=False) from None
     server = Server(places.socket, group=control.group, max_message_bytes=control.max_message_bytes)
     try:
         server.open()
