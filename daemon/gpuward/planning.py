@@ -15,10 +15,12 @@ from gpuward.host.ports import listening
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Ports
 from gpuward.policy.inventory import Snapshot
+from gpuward.policy.life import Goal
 from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
 from gpuward.policy.ports import assign, explicit_ports, problems, served_port
-from gpuward.policy.reload import Change, compare, remarks_of_left, told_as_left, with_pools_left
+from gpuward.policy.reload import Change, compare
+from gpuward.policy.untouched import remarks_of_left, told_as_left, told_as_stopped, with_pools_left
 from gpuward.supervisor import Supervisor
 
 
@@ -34,6 +36,9 @@ class FleetText:
     def digest(self) -> str:
         """SHA-256 of the text, hexadecimal."""
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+NAMED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,9 @@ class Planner:
             name: worker.definition for name, worker in workers.items() if worker.alive and worker.ending is None
         }
         plan = self.plan(fleet, self._supervisor.state.snapshot, devices)
-        return Proposal(source=source, fleet=fleet, plan=plan, changes=compare(old, fleet, devices, plan, running))
+        down = {name for name, worker in workers.items() if worker.goal is Goal.DOWN and not worker.alive}
+        changes = told_as_stopped(compare(old, fleet, devices, plan, running), down)
+        return Proposal(source=source, fleet=fleet, plan=plan, changes=changes)
 
     def plan(self, fleet: Fleet, snapshot: Snapshot, devices: Mapping[str, tuple[str, ...]]) -> Plan:
         """Place a fleet on this host; workers that keep their definition keep their devices."""
@@ -160,8 +167,12 @@ class Planner:
 
 
 def summary(changes: tuple[Change, ...]) -> str:
-    """Count changes by what they do."""
-    counts: dict[str, int] = {}
+    """Count changes by what they do; who is stopped is named."""
+    workers: dict[str, list[str]] = {}
     for change in changes:
-        counts[change.action] = counts.get(change.action, 0) + 1
-    return ", ".join(f"{count} {action}" for action, count in counts.items()) or "no worker changes"
+        workers.setdefault(change.action, []).append(change.worker)
+    told = [
+        f"{len(names)} {action}" + (f" ({', '.join(names[:NAMED])})" if action == "stop" else "")
+        for action, names in workers.items()
+    ]
+    return ", ".join(told) or "no worker changes"

@@ -206,6 +206,13 @@ class Commands:
         document["changed"] = not self._fleets.changes_nothing(proposal)
         document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal, force=force))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
+        if not targets and not document["changed"]:  # says what is being rolled to: its end is waited for
+            rolling = tuple(state.rolls)
+            targets = [
+                Target(name=name, down=False, ready_in_run=run)
+                for roll in state.rolls.values()
+                for name, run in roll.all_turns(state.workers).items()
+            ]
         document["operation"] = self._supervisor.operations.begin(verb, targets, rolling).id if targets else None
         self._supervisor.operations.look(self._supervisor.state)
         return document
@@ -297,6 +304,10 @@ class Commands:
     def _reset(self, args: ask.TargetArgs) -> Document:
         """Undo ladders; what has none is left alone."""
         workers = [worker for worker in self._resolve(args) if worker.steps]
+        if args.dry_run:
+            return self._stops(self._beforehand.of_workers("restart", workers), workers)
+        if not args.force:
+            self._beforehand.check_workers(workers)
         targets = [_target("restart", worker) for worker in workers if worker.goal is Goal.UP]
         operation = self._supervisor.operations.begin("reset", targets)
         names = [worker.name for worker in workers]

@@ -20,13 +20,17 @@ Operations (args -> result); ``targets`` are worker or pool names:
 - ``diff`` {FILE} -> {"schema_version", "revision", "plan": PLAN, "changes": [CHANGE]}
 - ``apply`` {FILE, "expected_revision": int|null} -> {"schema_version", "revision", "plan", "changes",
   "operation": ID|null, "changed": whether it is a new revision}
-- ``reload`` {} -> as apply, of the file that the daemon was started with
+- ``reload`` {} -> as apply, of the file that the daemon was started with; it prunes
 - ``start`` / ``stop`` / ``restart`` {"targets": [..], "all": bool} -> {"operation": ID, "workers": [names]}
 - ``reset`` {"targets": [..], "all": bool} -> as restart; undoes what `on-oom = "adapt"` has lowered, ``workers`` are
   those that had something lowered
 - ``roll`` {"pool", "file": {FILE}|null} -> as restart; one worker after the other, the first failure ends it. With
   ``file`` the pool gets the definition there (nothing else may change), and goes back to its own after a failure
 - ``scale`` {"pool", "workers"} -> as apply
+  ``stop``, ``restart``, ``reset``, ``roll``, ``scale`` and ``reload`` take "dry_run": nothing is done, the answer tells
+  ``workers`` (or, as diff, plan and changes) and "foresight": {"stopped", "restarted", "rolled": [ready workers],
+  "without": [pools], "about_s", "dependents"}, which diff has too. They and ``apply`` take "force": without it workers
+  that would not come back are not stopped, error ``would-not-come-back``
 - ``operation`` {"id", "seen": int, "wait_s": float <= 30} -> {"id", "verb", "state": "running"|"done"|"failed",
   "version": int, "workers": [{"name", "state": "pending"|"done"|"failed", "phase", "reason",
   "evidence": [the lines of the log that tell why, where it failed]}]}; answers when ``version`` > ``seen`` or after

@@ -27,7 +27,7 @@ def target_arguments(parser: ArgumentParser) -> None:
 
 
 def stopping_arguments(parser: ArgumentParser) -> None:
-    """Arguments of ``stop`` and ``restart``."""
+    """Arguments of ``stop``, ``restart`` and ``reset``."""
     target_arguments(parser)
     asking_arguments(parser)
     dry_run_argument(parser)
@@ -38,11 +38,7 @@ def act(args: Namespace, client: Client, screen: Screen) -> int:
     if args.all == bool(args.targets):
         raise Usage("name workers or pools, or say --all" if not args.all else "--all goes without names")
     asked = {"targets": args.targets, "all": args.all}
-    return (
-        _ask_and_follow(asked, args, client, screen)
-        if args.verb in {"stop", "restart"}
-        else _do(asked, args, client, screen)
-    )
+    return _ask_and_follow(asked, args, client, screen) if args.verb != "start" else _do(asked, args, client, screen)
 
 
 def roll_arguments(parser: ArgumentParser) -> None:
@@ -85,6 +81,6 @@ def _do(asked: dict[str, object], args: Namespace, client: Client, screen: Scree
     return EXIT_OK
 
 
-COMMANDS = {verb: Command(target_arguments, act) for verb in ("start", "reset")}
-COMMANDS |= {verb: Command(stopping_arguments, act) for verb in ("stop", "restart")}
+COMMANDS = {verb: Command(stopping_arguments, act) for verb in ("stop", "restart", "reset")}
+COMMANDS["start"] = Command(target_arguments, act)
 COMMANDS["roll"] = Command(roll_arguments, roll)

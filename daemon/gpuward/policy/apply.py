@@ -96,7 +96,8 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
         state = with_worker(state, _placed(state.workers.get(name), pool_name, name, applied))
         if pool_name in in_turn and name in in_turn[pool_name].left:
             continue
-        if change is not None and change.action == "restart":  # another definition: what it lacked may fit now
+        # another definition: what it lacked may fit now
+        if change is not None and (change.action == "restart" or change.stopped):
             state = with_worker(state, replace(state.workers[name], steps=()))
         event = _event_for(state.workers[name], change)
         if event is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 from msgspec import json, structs
 
-from gpuward.config.fleet import Fleet, Pool, Remark
+from gpuward.config.fleet import Fleet, Pool
 from gpuward.policy.life import Worker
 from gpuward.policy.plan import Plan, PlannedWorker
 
@@ -74,7 +74,7 @@ class Difference:
 class Change:
     """What happens to one worker, with the changed keys as they stand in the file; ``move``: only its GPUs change.
 
-    ``left``: its pool is not in the file, and goes on as it is.
+    ``left``: its pool is not in the file, and goes on as it is. ``stopped``: it is down by command and stays that.
     """
 
     worker: str
@@ -84,6 +84,7 @@ class Change:
     reason: str
     differences: tuple[Difference, ...] = ()
     left: bool = False
+    stopped: bool = False
 
 
 def compare(
@@ -191,53 +192,6 @@ def as_digested_now(worker: Worker, pool: Pool) -> Worker:
         definition=now if worker.definition == first else worker.definition,
         proved=now if worker.proved == first else worker.proved,
     )
-
-
-def with_pools_left(new: Fleet, applied: Fleet | None) -> Fleet:
-    """The fleet of a file, and behind it the applied pools that the file does not name."""
-    named = {pool.name for pool in new.pools}
-    left = [pool for pool in applied.pools if pool.name not in named] if applied is not None else []
-    return structs.replace(new, pools=(*new.pools, *left))
-
-
-def told_as_left(changes: Iterable[Change], left: Collection[str]) -> tuple[Change, ...]:
-    """Changes of which those of pools that the file does not name say so."""
-    why = "not in the file: left as it is; --prune removes it"
-    return tuple(
-        replace(change, left=True, reason=why if change.action == "keep" else change.reason)
-        if change.pool in left
-        else change
-        for change in changes
-    )
-
-
-def remarks_of_left(changes: Iterable[Change], left: Collection[str]) -> tuple[tuple[Remark, ...], tuple[Remark, ...]]:
-    """What is to be known of pools that the file does not name, and which of them the file would not leave alone."""
-    of_left = [change for change in changes if change.pool in left]
-    warnings = [
-        Remark(
-            code="left-running",
-            pool=name,
-            message=f"pool '{name}' is not in the file: {_workers_of(of_left, name)}; --prune removes the pool",
-        )
-        for name in dict.fromkeys(change.pool for change in of_left)
-    ]
-    problems = [
-        Remark(
-            code="gpu-conflict",
-            pool=change.pool,
-            message=f"{change.worker} is not in the file, and the file takes its GPUs away: {change.reason}; "
-            "name other GPUs in the file, add the pool to it, or remove the pool with --prune",
-        )
-        for change in of_left
-        if change.action != "keep"
-    ]
-    return tuple(warnings), tuple(problems)
-
-
-def _workers_of(changes: Iterable[Change], pool: str) -> str:
-    names = [change.worker for change in changes if change.pool == pool]
-    return f"its worker {names[0]} goes on" if len(names) == 1 else f"its {len(names)} workers go on"
 
 
 def outdated(worker: Worker, pool: Pool, started_as: Pool | None) -> str:

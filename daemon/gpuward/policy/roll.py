@@ -46,6 +46,11 @@ class Roll:
         """Whether it is on its way back."""
         return bool(self.failed)
 
+    def all_turns(self, workers: Mapping[str, Worker]) -> dict[str, int]:
+        """From which run on each worker of it counts, also of those whose turn is still to come."""
+        to_come = {name: workers[name].run + 1 for name in self.left if name in workers}
+        return {**self.turns, **to_come}
+
     @property
     def under_way(self) -> tuple[str, ...]:
         """Who is being restarted now, or not ready for long enough yet."""

@@ -163,3 +163,49 @@ def test_another_apply_in_the_middle_of_a_roll_takes_its_place(daemon: DaemonUnd
 
     assert applied.returncode == 0, applied.stderr
     assert [worker["run"] for worker in after.values()] == [3, 2, 2]
+
+
+def test_a_worker_that_was_rolled_and_dies_while_the_next_is_started_takes_the_pool_back(
+    daemon: DaemonUnderTest,
+) -> None:
+    text = the_pool("nobody").replace("ready-after-s = 0.2", "ready-after-s = 0.7\nmin-ready-s = 0")
+    daemon.start(text)
+    daemon.all_ready()
+    dies_later = text.replace("exec sleep 600", "sleep $(( {index} == 0 ? 1 : 600 )); exit 1")
+    daemon.write("new.toml", dies_later.replace('"/bin/sh"', '"/bin/bash"'))
+
+    rolled = daemon.ctl("roll", "m", "new.toml")
+    after = daemon.all_ready()
+
+    assert rolled.returncode == 1
+    assert "cannot roll m/0: at m/0: " in rolled.stderr
+    assert "roll-back-done" in kinds_of(daemon)
+    assert [worker["run"] for worker in after.values()][2] == 1
+
+
+def test_an_apply_of_what_is_being_rolled_to_waits_for_the_roll(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    daemon.all_ready()
+    daemon.write("new.toml", the_pool("none"))
+
+    daemon.ctl("apply", "new.toml", "--no-wait")
+    again = daemon.ctl("apply", "new.toml")
+
+    assert again.returncode == 0, again.stderr
+    assert "nothing to apply: this is revision 2" in again.stdout
+    assert [worker["run"] for worker in daemon.workers().values()] == [2, 2, 2]
+
+
+def test_a_stopped_worker_of_a_changed_pool_is_told_to_stay_stopped(daemon: DaemonUnderTest) -> None:
+    daemon.start(the_pool("nobody"))
+    daemon.all_ready()
+    daemon.ctl("stop", "m/1")
+    daemon.write("new.toml", the_pool("none"))
+
+    compared = daemon.ctl("diff", "new.toml").stdout
+    applied = daemon.ctl("apply", "new.toml")
+    after = daemon.workers()
+
+    assert "2 to restart, 1 unchanged" in compared
+    assert "env changed: it is stopped, and starts as that says" in " ".join(compared.split())
+    assert (applied.returncode, after["m/1"]["phase"], after["m/1"]["run"]) == (0, "stopped", 1)
