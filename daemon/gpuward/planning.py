@@ -14,11 +14,11 @@ from gpuward.equipment import Equipment
 from gpuward.host.ports import listening
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Ports
+from gpuward.policy.host_plan import plan_on_host
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Goal
-from gpuward.policy.placement import place
 from gpuward.policy.plan import Plan
-from gpuward.policy.ports import assign, explicit_ports, problems, served_port
+from gpuward.policy.ports import assign, explicit_ports, served_port
 from gpuward.policy.reload import Change, compare
 from gpuward.policy.untouched import remarks_of_left, told_as_left, told_as_stopped, with_pools_left
 from gpuward.supervisor import Supervisor
@@ -123,17 +123,14 @@ class Planner:
 
     def plan(self, fleet: Fleet, snapshot: Snapshot, devices: Mapping[str, tuple[str, ...]]) -> Plan:
         """Place a fleet on this host; workers that keep their definition keep their devices."""
-        plan = place(
-            fleet.pools,
+        return plan_on_host(
+            fleet,
             snapshot,
-            excluded=self._settings.inventory.exclude,
+            self._settings,
             closed=self._closed(devices),
-            claims_per_gpu=self._settings.limits.claims_per_gpu,
-            current={name: uuids for name, uuids in devices.items() if uuids},
+            current=devices,
+            warnings=self.unenforced(fleet),
         )
-        plan = replace(plan, warnings=(*fleet.warnings, *self.unenforced(fleet), *plan.warnings))
-        trouble = problems(fleet.pools, self._settings.ports)
-        return replace(plan, workers=(), problems=(*plan.problems, *trouble)) if trouble else plan
 
     def _closed(self, devices: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         """GPUs that take no new worker; who has one keeps its place there, and is held back by `policy.admission`."""

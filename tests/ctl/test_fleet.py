@@ -96,6 +96,22 @@ def test_a_file_that_does_not_decode_is_a_refused_plan_with_its_problems(gpuctl:
     assert "workerz" in err
 
 
+def test_a_plan_without_a_daemon_knows_the_host_file_and_checks_ports(gpuctl: Any, tmp_path: Path) -> None:
+    fleet, host = tmp_path / "fleet.toml", tmp_path / "gpuward.toml"
+    fleet.write_text(
+        "[pool.a]\nengine = 'simulated'\nworkers = 2\nport = 8100\n[pool.b]\nengine = 'simulated'\nport = 8101\n"
+    )
+    host.write_text("[inventory]\nexclude = [0]\n")
+
+    with_defaults = json.loads(gpuctl("plan", str(fleet), "--simulate", "4xL40S-48GB", "-o", "json")[1])
+    code, out, _ = gpuctl("plan", str(fleet), "--simulate", "4xL40S-48GB", "--config", str(host), "-o", "json")
+    missing = gpuctl("plan", str(fleet), "--simulate", "4xL40S-48GB", "--config", str(tmp_path / "none"))
+
+    assert [one["code"] for one in with_defaults["problems"]] == ["port-conflict"]
+    assert (code, json.loads(out)["gpus_available"]) == (6, 3)
+    assert (missing[0], "there is no such file" in missing[2]) == (2, True)
+
+
 def test_a_simulation_that_is_none_is_a_usage_error(gpuctl: Any, fleet_file: Path) -> None:
     code, out, err = gpuctl("plan", str(fleet_file), "--simulate", "8xH1000")
 

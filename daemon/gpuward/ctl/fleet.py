@@ -28,6 +28,9 @@ def plan_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--simulate", metavar="SPEC", help="plan for these GPUs, for example 8xH100-80GB; no daemon asked"
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="host settings for a plan without a daemon (/etc/gpuward/gpuward.toml)"
+    )
 
 
 def plan(args: Namespace, client: Client, screen: Screen) -> int:
@@ -47,7 +50,7 @@ def _plan(fleet: FleetText, args: Namespace, client: Client, screen: Screen) -> 
     from gpuward.plan_locally import BadSpec, plan_locally  # everything that the daemon plans with
 
     try:
-        return plan_locally(fleet, simulate=args.simulate)
+        return plan_locally(fleet, simulate=args.simulate, config=args.config)
     except BadSpec as error:
         raise Usage(str(error)) from None
 
