@@ -65,6 +65,7 @@ class Ends:
             at=ending.at,
             evidence=verdict.evidence,
             reason=verdict.reason,
+            xids=verdict.xids,
         )
         worker = self._fleet().workers.get(dead.worker)
         if worker is not None:

@@ -99,6 +99,7 @@ def test_a_program_that_is_not_there_is_an_error_with_its_name(bench: Bench) -> 
     ending = bench.end(bench.start("/no/such/program"))
 
     assert ending.error == "cannot execute /no/such/program: No such file or directory"
+    assert ending.error_kind == "exec"
     assert bench.runs.main_identity("pool/0", 1) is None
 
 
@@ -206,6 +207,7 @@ def test_a_lease_that_another_holds_keeps_the_worker_from_starting(bench: Bench)
         shared = bench.end(bench.start("/bin/true", leases=(str(lease),), share=True))
 
     assert ending.error == f"the lease {lease} is held by another run or another daemon"
+    assert ending.error_kind == "lease"
     assert (shared.error, shared.code) == ("", 0)
 
 

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 from gpuward.config.fleet import Pool
 from gpuward.host.found_runs import found_runs
 from gpuward.host.processes import boot_id, tree
-from gpuward.host.runs import Runs, RunSpec, Spawned
+from gpuward.host.runs import Runs, RunSpec, Spawned, kind_of_old
 
 pytestmark = pytest.mark.e2e
 
@@ -223,3 +223,19 @@ def test_directories_that_no_worker_can_have_are_no_runs(tmp_path: Path) -> None
         (runs.root / name / "spec").write_text(f"version 1\nboot_id {boot_id()}\n")
 
     assert found_runs(runs) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("", ""),
+        ("the lease /run/GPU-1.lock is held by another run or another daemon", "lease"),
+        ("cannot execute /bin/serve: Cannot allocate memory", "resource"),
+        ("[Errno 28] No space left on device", "resource"),
+        ("the run's record has version 2, this keeper reads 1", "record"),
+        ("cannot prepare the cgroup of /bin/serve: Permission denied", "prepare"),
+        ("cannot enter /nowhere for /bin/serve: No such file or directory", "exec"),
+    ],
+)
+def test_what_a_keeper_of_an_earlier_version_could_not_do_is_told_from_its_words(error: str, kind: str) -> None:
+    assert kind_of_old(error) == kind

@@ -347,21 +347,28 @@ def test_a_lost_keeper_is_a_crash_that_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "cause", "permanent"),
+    ("kind", "message", "cause", "permanent"),
     [
-        ("cannot execute /nope: No such file or directory", Cause.CONFIG_ERROR, True),
-        ("cannot execute /etc/passwd: Permission denied", Cause.CONFIG_ERROR, True),
-        ("cannot enter /nowhere for /bin/serve: No such file or directory", Cause.CONFIG_ERROR, True),
-        ("cannot start pool 'p': no 'vllm' in PATH nor beside /python; set 'executable'", Cause.CONFIG_ERROR, True),
-        ("cannot execute /bin/serve: Cannot allocate memory", Cause.CRASH, False),
-        ("[Errno 24] Too many open files", Cause.CRASH, False),
-        ("cannot pin a/0: GPU GPU-1 is not in the inventory", Cause.CRASH, False),
-        ("cannot prepare /bin/serve: Operation not permitted", Cause.CRASH, False),
-        ("the lease /run/leases/GPU-1 is held by another run or another daemon", Cause.GPU_BUSY, False),
+        ("exec", "cannot execute /nope: No such file or directory", Cause.CONFIG_ERROR, True),
+        ("exec", "cannot execute /etc/passwd: Permission denied", Cause.CONFIG_ERROR, True),
+        ("cwd", "cannot enter /nowhere for /bin/serve: No such file or directory", Cause.CONFIG_ERROR, True),
+        (
+            "launch",
+            "cannot start pool 'p': no 'vllm' in PATH nor beside /python; set 'executable'",
+            Cause.CONFIG_ERROR,
+            True,
+        ),
+        ("resource", "cannot execute /bin/serve: Cannot allocate memory", Cause.CRASH, False),
+        ("resource", "[Errno 24] Too many open files", Cause.CRASH, False),
+        ("pin", "cannot pin a/0: GPU GPU-1 is not in the inventory", Cause.CRASH, False),
+        ("prepare", "cannot prepare /bin/serve: Operation not permitted", Cause.CRASH, False),
+        ("lease", "the lease /run/leases/GPU-1 is held by another run or another daemon", Cause.GPU_BUSY, False),
     ],
 )
-def test_a_worker_that_was_never_started_has_a_cause_too(message: str, cause: Cause, permanent: bool) -> None:
-    verdict = spawn_failed(message)
+def test_a_worker_that_was_never_started_has_a_cause_too(
+    kind: str, message: str, cause: Cause, permanent: bool
+) -> None:
+    verdict = spawn_failed(message, kind)
 
     assert (verdict.cause, verdict.permanent, verdict.reason) == (cause, permanent, message)
 

@@ -14,7 +14,14 @@ URL: Final = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[^/:\s\[\]]+)(?::(?
 
 
 class CannotLaunch(Exception):
-    """This worker cannot be started as configured; the message is a sentence with the way out."""
+    """This worker cannot be started as configured; the message is a sentence with the way out.
+
+    ``kind``: launch, or pin where only the GPUs of this moment are in the way.
+    """
+
+    def __init__(self, message: str, kind: str = "launch") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)

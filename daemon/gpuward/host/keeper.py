@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]
 import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -35,8 +36,18 @@ IMPATIENT_S = 5.0  # after this, what cannot be killed (state D, another user's)
 RESERVED_BYTES = 4096
 
 
+PASSING_ERRORS = (errno.ENOMEM, errno.EAGAIN, errno.ETXTBSY, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+
+
 class CannotStart(Exception):
-    """The worker was not started; the message is one line for the end record."""
+    """The worker was not started; the message is one line for the end record, ``kind`` says what it was about.
+
+    lease, record, prepare, cgroup, cwd or exec; resource where the host had too little of something.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class CannotStartNow(CannotStart):
@@ -227,7 +238,9 @@ class Keeper:
         self.directory = directory
         self.spec = read_pairs(f"{directory}/spec")
         if self.spec["version"] != [str(VERSION)]:
-            raise CannotStart(f"the run's record has version {self.spec['version'][0]}, this keeper reads {VERSION}")
+            raise CannotStart(
+                "record", f"the run's record has version {self.spec['version'][0]}, this keeper reads {VERSION}"
+            )
         self.main_pid = 0
         self.main_status: int | None = None
         self.usage: tuple[float, float, int] = (0.0, 0.0, 0)
@@ -257,9 +270,9 @@ class Keeper:
             try:
                 fcntl.flock(open_lease(path), mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise CannotStartNow(f"the lease {path} is held by another run or another daemon") from None
+                raise CannotStartNow("lease", f"the lease {path} is held by another run or another daemon") from None
             except OSError as error:
-                raise CannotStartNow(f"the lease {path} cannot be taken: {error.strerror}") from None
+                raise CannotStartNow("lease", f"the lease {path} cannot be taken: {error.strerror}") from None
 
     def start(self) -> int:
         """Start the worker in a session of its own; return the read end of its output pipe."""
@@ -278,7 +291,8 @@ class Keeper:
         if message:
             os.waitpid(self.main_pid, 0)
             self.main_pid = 0
-            raise CannotStart(message)
+            kind, _, message = message.partition(" ")
+            raise CannotStart(kind, message)
         os.set_blocking(output, False)
         return output
 
@@ -291,27 +305,29 @@ class Keeper:
     def become(self, argv: list[bytes], environ: dict[bytes, bytes], handed_down: tuple[int, int, int]) -> None:
         """Turn the forked child into the worker. Never returns."""
         keeper_pid, output_end, failure_end = handed_down
-        doing = "prepare"
+        kind, doing = "prepare", "prepare"
         try:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != keeper_pid:
                 os._exit(1)  # the keeper was gone before the line above
             os.setsid()
             self.restore_defaults()
-            doing = "prepare the cgroup of"
+            kind, doing = "cgroup", "prepare the cgroup of"
             self.join_cgroup()
-            doing = f"enter {self.word('cwd', '/')} for"
+            kind, doing = "cwd", f"enter {self.word('cwd', '/')} for"
             os.chdir(self.word("cwd", "/"))
             null = os.open("/dev/null", os.O_RDONLY)
             for fd, target in ((null, 0), (output_end, 1), (output_end, 2), (failure_end, LOCK_FD)):
                 os.dup2(fd, target, inheritable=target != LOCK_FD)
             failure_end = LOCK_FD
             os.closerange(LOCK_FD + 1, 1 << 20)
-            doing = "execute"
+            kind, doing = "exec", "execute"
             os.execve(argv[0], argv, environ)  # noqa: S606 - the worker's own program
         except BaseException as error:  # noqa: BLE001 - nothing of the keeper may go on in the child
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            os.write(failure_end, f"cannot {doing} {argv[0].decode('utf-8', 'replace')}: {what}".encode())
+            if isinstance(error, OSError) and error.errno in PASSING_ERRORS:
+                kind = "resource"
+            os.write(failure_end, f"{kind} cannot {doing} {argv[0].decode('utf-8', 'replace')}: {what}".encode())
         os._exit(127)
 
     def restore_defaults(self) -> None:
@@ -402,7 +418,7 @@ class Keeper:
             own = ""
         return (int(own), "run") if own else (oom_kills() - self.oom_kills_before, "host")
 
-    def end(self, log: Log | None, error: str = "", *, passing: bool = False) -> None:
+    def end(self, log: Log | None, error: str = "", *, kind: str = "", passing: bool = False) -> None:
         """Write how the run ended."""
         status = self.main_status
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else ""
@@ -414,6 +430,7 @@ class Keeper:
             ("code", code),
             ("signal", number),
             ("error", error),
+            ("error_kind", kind),
             ("passing", "yes" if passing else "no"),
             ("user_s", f"{self.usage[0]:.3f}"),
             ("system_s", f"{self.usage[1]:.3f}"),
@@ -433,7 +450,8 @@ class Keeper:
             self.take_leases()
             output = self.start()
         except (CannotStart, OSError) as error:
-            self.end(None, str(error), passing=isinstance(error, CannotStartNow))
+            kind = error.kind if isinstance(error, CannotStart) else "resource"
+            self.end(None, str(error), kind=kind, passing=isinstance(error, CannotStartNow))
             return
         log = Log(self.word("log", "/dev/null"), int(self.word("log_max_bytes", "67108864")), self.directory)
         unsaid = ""
@@ -448,7 +466,7 @@ class Keeper:
         self.wait(output, log)
         self.kill_rest()
         self.drain(output, log)
-        self.end(log, unsaid, passing=bool(unsaid))
+        self.end(log, unsaid, kind="resource" if unsaid else "", passing=bool(unsaid))
         if self.word("cgroup", ""):
             try:
                 os.rmdir(self.word("cgroup", ""))  # noqa: PTH106

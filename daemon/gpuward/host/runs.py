@@ -79,6 +79,7 @@ class Spawned:
 class Ending:
     """The end record of a run; ``error`` is set where the worker was never started, ``passing`` where it may be later.
 
+    ``error_kind`` says what an error was about (`keeper.CannotStart`).
     ``at`` is wall time, ``at_s`` the same instant in monotonic seconds, None where no record tells it. ``oom_proven``:
     the kernel's kills were counted in the run's own cgroup; else they are of the whole host.
     """
@@ -88,6 +89,7 @@ class Ending:
     code: int | None
     signal: int | None
     error: str
+    error_kind: str
     descendants_killed: int
     oom_kills: int
     oom_proven: bool
@@ -178,6 +180,7 @@ class Runs:
                 code=int(word["code"]) if word["code"] else None,
                 signal=int(word["signal"]) if word["signal"] else None,
                 error=word["error"],
+                error_kind=word.get("error_kind") or kind_of_old(word["error"]),
                 descendants_killed=int(word["descendants_killed"]),
                 oom_kills=int(word["oom_kills"]),
                 oom_proven=word.get("oom_kills_of") == "run",
@@ -279,6 +282,16 @@ class Runs:
             )
             unless_spawned.pop_all()
         return Spawned(directory=directory, keeper_pid=pid, started_fd=started)
+
+
+def kind_of_old(error: str) -> str:
+    """What an error was about, by the words of keepers that did not say it: they may outlive their version by weeks."""
+    if not error:
+        return ""
+    if any(os.strerror(number) in error for number in keeper.PASSING_ERRORS):
+        return "resource"
+    begins = {"the lease ": "lease", "the run's record": "record", "[Errno": "resource", "cannot prepare": "prepare"}
+    return next((kind for begin, kind in begins.items() if error.startswith(begin)), "exec")
 
 
 def _entries(values: Iterable[str]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
-from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, LastMoments, XidHeard
+from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, XIDS_SHOWN, LastMoments, XidHeard
 from gpuward.policy.signatures import SIGNATURES
 
 MEMORY_CAUSES: Final = frozenset(
@@ -36,16 +36,8 @@ USAGE_EXIT_CODE: Final = 2
 LOG_PREFIX: Final = re.compile(r"^(?:\([^)]*\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?\s*")
 """What vLLM puts before a message: process, level, time, place."""
 
-PASSING_ERRORS: Final = (
-    "Cannot allocate memory",
-    "Resource temporarily unavailable",
-    "Text file busy",
-    "Too many open files",
-)
-"""strerror texts of a failed start that a later one may not meet."""
-
-NOT_THE_CONFIGURATION: Final = ("[Errno", "cannot pin", "cannot prepare", "the run's record")
-"""How messages begin that are of the host: an unexpected OSError, a GPU that is not there now, prctl, an old record."""
+OF_THE_POOL: Final = frozenset({"exec", "cwd", "launch"})
+"""Kinds of failed starts that only another configuration mends; the others are of the host, and may pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +75,7 @@ class Verdict:
     ``evidence``: at most 5 lines of output of at most 300 characters, the cause first. ``permanent``: a new start with
     the same configuration ends the same way. ``hint``: what would help, empty where nobody knows. ``reason``: one
     sentence with the numbers. ``offer_tokens``: the longest context that the engine says would fit.
+    ``xids``: names of the GPU errors in the evidence.
     """
 
     cause: Cause
@@ -91,6 +84,7 @@ class Verdict:
     hint: str = ""
     reason: str
     offer_tokens: int | None = None
+    xids: tuple[str, ...] = ()
 
 
 def classify(
@@ -182,18 +176,19 @@ def _with_moments(verdict: Verdict, end: RunEnd, moments: LastMoments, *, by_xid
     room = EVIDENCE_LINES_MAX - len(xids) - len(held)
     known = verdict.evidence[:room]
     evidence = (*xids, *known, *held) if by_xid else (*known, *xids, *held)
-    return replace(verdict, evidence=evidence, reason="; ".join((verdict.reason, *held)))
+    named = tuple(xid.named for xid in moments.xids[:XIDS_SHOWN])
+    return replace(verdict, evidence=evidence, reason="; ".join((verdict.reason, *held)), xids=named)
 
 
-def spawn_failed(message: str) -> Verdict:
+def spawn_failed(message: str, kind: str) -> Verdict:
     """Return the verdict on a run whose worker was never started; ``message`` is of the keeper or of the engine.
 
-    What neither a full host nor another holder explains is the configuration, and that does not mend itself.
+    ``kind``: what it was about: as the keeper says, or ``launch`` and ``pin`` where no keeper was asked.
     """
     line = (clip(message),)
-    if message.startswith("the lease "):
+    if kind == "lease":
         return Verdict(cause=Cause.GPU_BUSY, evidence=line, reason=message)
-    if message.startswith(NOT_THE_CONFIGURATION) or any(text in message for text in PASSING_ERRORS):
+    if kind not in OF_THE_POOL:
         return Verdict(cause=Cause.CRASH, evidence=line, reason=message)
     return Verdict(
         cause=Cause.CONFIG_ERROR,

@@ -190,9 +190,10 @@ def with_late_xid(exit_: LastExit, seen: XidSeen, gpu: str, settings: XidSetting
     if ours or not 0.0 <= after_s <= LATE_WITHIN_S:
         return exit_
     heard = xids_heard((seen,), {seen.uuid: gpu}, settings, exit_.at, seen.at)
-    if not heard or any(line.startswith(heard[0].named) for line in exit_.evidence):
+    if not heard or heard[0].named in exit_.xids:
         return exit_
-    return replace(exit_, evidence=(*exit_.evidence[: EVIDENCE_LINES_MAX - 1], heard[0].line))
+    evidence = (*exit_.evidence[: EVIDENCE_LINES_MAX - 1], heard[0].line)
+    return replace(exit_, evidence=evidence, xids=(*exit_.xids, heard[0].named))
 
 
 def _is_cleanup(xid: XidHeard) -> bool:

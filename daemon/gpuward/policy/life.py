@@ -39,7 +39,10 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastExit:
-    """How a run ended; ``at`` is wall time in seconds since the epoch, ``reason`` says it in one sentence."""
+    """How a run ended; ``at`` is wall time in seconds since the epoch, ``reason`` says it in one sentence.
+
+    ``xids``: the GPU errors that are in the evidence, as `last_moments.XidHeard.named`.
+    """
 
     run: int
     cause: str
@@ -48,6 +51,7 @@ class LastExit:
     at: float
     evidence: tuple[str, ...] = ()
     reason: str = ""
+    xids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

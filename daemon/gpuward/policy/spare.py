@@ -31,7 +31,7 @@ def spared(state: FleetState, quarantined: Mapping[str, str], excluded: Collecti
         if not gpus:
             continue
         moved = replace(worker, device_uuids=tuple(gpu.uuid for gpu in gpus))
-        reason = f"moves to GPU {', '.join(str(gpu.index) for gpu in gpus)}: {quarantined[bad[0]].partition(';')[0]}"
+        reason = f"moves to GPU {', '.join(str(gpu.index) for gpu in gpus)}: {quarantined[bad[0]]}"
         if would_not_return(state, moved, pool) is not None:
             continue
         state = with_worker(state, moved)

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from gpuward.engines.launch import CannotLaunch
 from gpuward.host.live import sweep
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
@@ -98,20 +99,22 @@ def judged(examined: Examined, moments: LastMoments) -> Findings:
     dead, ending = examined.dead, examined.ending
     if ending.error:
         refused = ending.error if ending.passing else ""
-        return Findings(dead=dead, ending=ending, verdict=spawn_failed(ending.error), refused=refused)
+        return Findings(
+            dead=dead, ending=ending, verdict=spawn_failed(ending.error, ending.error_kind), refused=refused
+        )
     verdict = judge(examined.end, examined.log, moments)
     return Findings(dead=dead, ending=ending, verdict=verdict, survivors=examined.survivors)
 
 
-def never_started(worker: str, run: int, message: str) -> Findings:
-    """A run that could not even be asked for; ``message`` is the sentence that says why."""
+def never_started(worker: str, run: int, error: CannotLaunch) -> Findings:
+    """A run that could not even be asked for."""
     dead = DeadRun(
         worker=worker, run=run, marker="", main=None, phase="starting", commanded=False, start_timed_out=False
     )
-    return Findings(dead=dead, ending=_made_up(error=message), verdict=spawn_failed(message))
+    return Findings(dead=dead, ending=_made_up(error=str(error)), verdict=spawn_failed(str(error), error.kind))
 
 
-def _made_up(*, error: str = "", killed: int = 0) -> Ending:
+def _made_up(*, error: str = "", kind: str = "", killed: int = 0) -> Ending:
     """An end record for a run whose keeper wrote none."""
     return Ending(
         at=time.time(),
@@ -119,6 +122,7 @@ def _made_up(*, error: str = "", killed: int = 0) -> Ending:
         code=None,
         signal=None,
         error=error,
+        error_kind=kind,
         descendants_killed=killed,
         oom_kills=0,
         oom_proven=False,
@@ -136,4 +140,4 @@ def _after_a_lost_keeper(dead: DeadRun, error: str) -> tuple[Ending, tuple[int, 
         if time.monotonic() > until_s:
             break
         time.sleep(0.02)
-    return _made_up(error=error, killed=len(killed)), left
+    return _made_up(error=error, kind="prepare" if error else "", killed=len(killed)), left

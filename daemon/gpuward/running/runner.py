@@ -83,7 +83,7 @@ class Runner:
         try:
             plan = planned(self._equipment, worker, pool)
         except CannotLaunch as error:
-            self._reports.ended(never_started(worker.name, worker.run, str(error)))
+            self._reports.ended(never_started(worker.name, worker.run, error))
             return
         blocks = self._reports.port_blocks()
         refused = port_taken(self._equipment, worker, pool, blocks) or self._spawn(worker, pool, plan)

@@ -23,7 +23,7 @@ def planned(equipment: Equipment, worker: Worker, pool: Pool) -> Launch:
     by_uuid = {gpu.uuid: gpu.index for gpu in equipment.sampler.latest.gpus}
     missing = [uuid for uuid in worker.run_uuids if uuid not in by_uuid]
     if missing:
-        raise CannotLaunch(f"cannot pin {worker.name}: GPU {missing[0]} is not in the inventory")
+        raise CannotLaunch(f"cannot pin {worker.name}: GPU {missing[0]} is not in the inventory", "pin")
     devices = Devices(indices=tuple(by_uuid[uuid] for uuid in worker.run_uuids), uuids=worker.run_uuids)
     settings = equipment.settings.ports
     first = worker.port_block or settings.first
