@@ -8,7 +8,7 @@ from tests.policy.fleets import a_snapshot, applied
 from tests.policy.test_ramp import a_pool, all_ready, an_end, started
 
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.policy.apply import more_than_a_roll
+from gpuward.policy.apply import more_than_a_roll, roll_outdated
 from gpuward.policy.fleet import FleetState, begin_roll, next_deadline_s, observe, settle, step
 from gpuward.policy.life import (
     BecameReady,
@@ -394,3 +394,56 @@ def test_workers_that_change_places_are_all_stopped_first() -> None:
     state, effects = applied(state, [new], Fleet(pools=(old,)), 3.0)
 
     assert (terminated(effects), state.rolls) == (["m/0", "m/1"], {})
+
+
+def test_a_worker_that_moved_with_another_definition_goes_back_to_the_gpus_that_it_had() -> None:
+    old = a_pool(workers=2, gpus=(0, 1))
+    new = a_pool(workers=2, gpus=(2, 3), max_model_len=4096)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [old])
+    for index in range(2):
+        state, _ = step(state, [(f"m/{index}", BecameReady(1))], 1.0)
+    state, _ = applied(state, [new], Fleet(pools=(old,)), 2.0)
+    state = ended_and_started_again(state, "m/0", 1, 3.0)
+    moved = state.workers["m/0"].run_uuids
+
+    state, _ = step(state, [("m/0", an_end(2))], 5.0)
+
+    assert moved == ("GPU-2",)
+    assert state.workers["m/0"].device_uuids == ("GPU-0",)
+    assert (state.workers["m/1"].phase, state.pools["m"]) == (Phase.READY, old)
+
+
+def test_runs_that_are_not_what_the_fleet_says_are_replaced_in_turn_and_have_a_way_back() -> None:
+    state = all_ready()
+    state = replace(state, pools={"m": NEW})
+    reasons = dict.fromkeys(state.workers, "max-model-len changed")
+
+    state, effects = roll_outdated(state, reasons, dict.fromkeys(state.workers, OLD), 10.0)
+
+    assert terminated(effects) == ["m/0"]
+    assert state.rolls["m"].earlier == OLD
+
+
+def test_a_pool_that_grows_while_it_is_changed_starts_the_new_worker_first() -> None:
+    old, new = a_pool(workers=2), a_pool(workers=3, max_model_len=4096)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [old])
+    for index in range(2):
+        state, _ = step(state, [(f"m/{index}", BecameReady(1))], 1.0)
+
+    state, effects = applied(state, [new], Fleet(pools=(old,)), 2.0)
+    state, then = step(state, [("m/2", BecameReady(1))], 3.0)
+
+    assert (started(effects), terminated(effects), terminated(then)) == (["m/2"], [], ["m/0"])
+
+
+def test_a_new_worker_that_fails_takes_the_change_back_before_anybody_is_stopped() -> None:
+    old, new = a_pool(workers=2), a_pool(workers=3, max_model_len=4096)
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [old])
+    for index in range(2):
+        state, _ = step(state, [(f"m/{index}", BecameReady(1))], 1.0)
+    state, _ = applied(state, [new], Fleet(pools=(old,)), 2.0)
+
+    state, effects = step(state, [("m/2", an_end(1))], 3.0)
+
+    assert (terminated(effects), state.rolls["m"].goes_back) == ([], True)
+    assert state.pools["m"] == a_pool(workers=3)

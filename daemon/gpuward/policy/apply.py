@@ -119,18 +119,19 @@ def _rolls_on(state: FleetState, pool: Pool) -> bool:
 def _roll_of(state: FleetState, pool: Pool, applied: Applied) -> Roll:
     """The roll of a pool to what the fleet says of it; where it is being rolled, back to where that would go back."""
     changes = {one.worker: one for one in applied.changes if one.pool == pool.name and one.action != "keep"}
-    left = [one for one in state.members(pool.name) if one.name in changes and one.goal is Goal.UP and not one.removed]
+    touched = {name for name, change in changes.items() if change.action in {"restart", "move"}}
+    left = [one for one in state.members(pool.name) if one.name in touched and one.goal is Goal.UP and not one.removed]
     before = state.rolls.get(pool.name)
     ran = before.earlier if before is not None and before.earlier is not None else state.pools[pool.name]
     earlier = of_the_same_size(ran, pool)
-    moved = {name for name, change in changes.items() if _devices(applied.plan, name) != state.workers[name].run_uuids}
+    moved = {one.name for one in left if _devices(applied.plan, one.name) != one.run_uuids}
     keys = dict.fromkeys(key for one in left for key in changes[one.name].keys)
-    new = {name: 1 for name, change in changes.items() if change.action == "start"}
+    new = [name for name, change in changes.items() if change.action == "start"]
     return Roll(
         left=tuple(one.name for one in left),
-        turns={name: state.workers[name].run + 1 if name in state.workers else first for name, first in new.items()},
+        turns={name: state.workers[name].run + 1 if name in state.workers else 1 for name in new},
         earlier=earlier if definition(earlier) != definition(pool) else None,
-        steps={one.name: one.steps for one in left if one.steps},
+        steps={**(before.steps if before is not None else {}), **{one.name: one.steps for one in left if one.steps}},
         places={one.name: one.device_uuids for one in left if one.name in moved},
         force=applied.force,
         asked=f"{', '.join(keys)} changed" if keys else "its GPUs change",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import socket
 import subprocess
 import time
 
@@ -185,3 +186,25 @@ def test_a_scale_down_to_none_that_can_serve_is_refused(daemon: DaemonUnderTest)
     assert refused.returncode == 6
     assert "m/1 is the only one that serves: nobody of pool m would serve then: m/0 has failed" in refused.stderr
     assert daemon.worker("m/1")["ready"]
+
+
+def test_a_port_that_a_stranger_has_and_a_model_that_is_not_there_stop_nobody(daemon: DaemonUnderTest) -> None:
+    program = daemon.write("vllm", "#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    served = f'[pool.v]\nengine = "vllm"\nexecutable = "{program}"\nmodel = "{daemon.root}"\nstop-timeout-s = 5\n'
+    daemon.start(a_pool("x", gpus=0) + served)
+    daemon.until("v/0", lambda worker: worker["phase"] == "starting" and worker["pid"])
+    daemon.until("x/0", lambda worker: worker["ready"])
+    before = pids(daemon)
+
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        daemon.write("port.toml", a_pool("x", gpus=0, more=f"port = {port}"))
+        by_port = daemon.ctl("apply", "port.toml")
+    daemon.write("model.toml", served.replace(f'model = "{daemon.root}"', 'model = "/no/such/model"'))
+    by_model = daemon.ctl("apply", "model.toml")
+
+    assert (by_port.returncode, by_model.returncode) == (6, 6)
+    assert f"x/0 would not come back: port {port}: pid " in by_port.stderr
+    assert "v/0 would not come back: there is no model at /no/such/model" in by_model.stderr
+    assert pids(daemon) == before
