@@ -150,7 +150,7 @@ def test_a_key_given_twice_is_refused_with_its_line() -> None:
         ("gpus = []", "names no GPU"),
         ("gpus = [-1]", "indices start at 0"),
         ('gpus = ["0"]', "an index is written without quotes"),
-        ("gpus = [true]", "must be a list, each a whole number or text"),
+        ("gpus = [true]", "must be a list of whole numbers or strings; true is true or false"),
         ("gpus = 0", "must be a list"),
         ("port = 0", "must be from 1 to 65535"),
         ("port = 65536", "must be from 1 to 65535"),
@@ -159,7 +159,7 @@ def test_a_key_given_twice_is_refused_with_its_line() -> None:
         ("stop-timeout-s = nan", "must be a finite number"),
         ('share = "yes"', "must be true or false, not text"),
         ('engine = "vlm"', 'must be one of "vllm", "command", "simulated"; did you mean "vllm"?'),
-        ('extra-args = "--x"', 'must be a list, each text, not text; write extra-args = ["--x"]'),
+        ('extra-args = "--x"', 'must be a list of strings, not one string; write extra-args = ["--x"]'),
         ('extra-args = ["--port", "80"]', "--port has a key of its own; set port"),
         ('extra-args = ["--max_model_len=9"]', "is --max-model-len, which has a key of its own; set max-model-len"),
         ('extra-args = ["--gpu_memory_utilization=0.3"]', "key of its own; set gpu-memory-utilization"),
@@ -174,6 +174,17 @@ def test_a_key_given_twice_is_refused_with_its_line() -> None:
         ('executable = ""', "must not be empty"),
         ('command = ["sleep"]', 'only engine "command" has it, this is "vllm"'),
         ("restart = 5", "must be a table"),
+        ('restart = "always"', 'must be a table, not text; write restart.mode = "always"'),
+        ('extra-args = "--seed 5 --dtype \\"auto\\""', 'write extra-args = ["--seed", "5", "--dtype", "auto"]'),
+        ('extra-args = "it\'s"', "write each word in quotes of its own"),
+        ('gpus = "6,7"', "must be a list of whole numbers or strings, not one string; write gpus = [6, 7]"),
+        ("extra-args = [5]", "must be a list of strings; 5 is a whole number"),
+        ('start-timeout-s = "30m"', "write start-timeout-s = 1800 (seconds)"),
+        ('start-timeout-s = "1.5 h"', "write start-timeout-s = 5400 (seconds)"),
+        ('start-timeout-s = "soon"', "must be a number, not text"),
+        ('max-model-len = "16k"', "write max-model-len = 16384 (or 16000)"),
+        ("memory-max = 4096", "must be at least 64MiB (67108864)"),
+        ('engine = "sglang"', 'for any other program write engine = "command" and command = ["PROGRAM", ...]'),
     ],
 )
 def test_a_wrong_value_is_refused_with_file_pool_key_value_and_what_it_must_be(line: str, says: str) -> None:
@@ -192,6 +203,8 @@ def test_a_wrong_value_is_refused_with_file_pool_key_value_and_what_it_must_be(l
         ("0", "must be greater than 0 and at most 1"),
         ("1.2", "must be greater than 0 and at most 1"),
         ("-0.5", "must be greater than 0 and at most 1"),
+        ("90", "must be greater than 0 and at most 1; write 0.9"),
+        ('"90%"', "must be a number, not text; write gpu-memory-utilization = 0.9"),
         ('"0.9"', "must be a number, not text; write gpu-memory-utilization = 0.9 without quotes"),
         ("true", "must be a number, not true or false"),
         ("nan", "must be a finite number"),
@@ -390,7 +403,53 @@ def test_what_belongs_to_one_pool_cannot_stand_in_the_defaults() -> None:
     error = refused("[defaults]\ngpus = [0]\n" + a_pool(""))
 
     assert only(error).code == "unknown-key"
-    assert str(error).startswith("fleet.toml: [defaults]: gpus = [0]")
+    assert str(error) == (
+        "fleet.toml: [defaults]: gpus = [0]: "
+        "gpus belongs to one pool and cannot be a default; write it under [pool.NAME]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max-num-seqs = 64", '["--max-num-seqs", "64"]'),
+        ("enforce_eager = true", '["--enforce-eager"]'),
+        ("enable-prefix-caching = false", '["--no-enable-prefix-caching"]'),
+        ('served-model-name = ["a", "b"]', '["--served-model-name", "a", "b"]'),
+    ],
+)
+def test_an_option_of_vllm_is_told_its_place(line: str, words: str) -> None:
+    error = refused(a_pool(line))
+
+    assert only(error).code == "unknown-key"
+    assert str(error).endswith(f"not a key of gpuward; options of vLLM go into extra-args = {words}")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[pool.llama-3.1-8b]\nmodel = "m"', '[pool."llama-3.1-8b"]'),
+        ('[pool.llama-3.1-8b]\nmodel = "m"\n[pool.llama-3.2-1b]\nmodel = "m"', '[pool."llama-3.1-8b"]'),
+        ('[pool.llama-3]\nmodel = "m"\n[pool.llama-3.1-8b]\nmodel = "m"', '[pool."llama-3.1-8b"]'),
+    ],
+)
+def test_a_name_with_a_dot_is_told_to_need_quotes_and_nothing_else(text: str, says: str) -> None:
+    error = refused(text)
+
+    assert only(error).code == "unknown-key"
+    assert str(error).endswith(f"a name with a dot needs quotes: {says}")
+
+
+def test_a_table_beside_the_pools_is_asked_about() -> None:
+    assert str(refused('[router]\nmodel = "m"')).endswith("unknown table; did you mean [pool.router]?")
+    assert str(refused('[default]\nmodel = "m"')).endswith("unknown key; did you mean defaults?")
+
+
+def test_pools_that_leave_the_default_utilization_are_told_in_one_warning() -> None:
+    fleet = decode("".join(f'[pool.p{number}]\nmodel = "org/m"\n' for number in range(7)))
+
+    assert [(warning.code, warning.pool) for warning in fleet.warnings] == [("default-utilization", None)]
+    assert "for pools p0, p1, p2, p3, p4 and 2 more: each worker claims 0.9" in fleet.warnings[0].message
 
 
 def test_a_model_that_exists_beside_the_file_is_made_absolute() -> None:

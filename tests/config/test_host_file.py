@@ -52,7 +52,8 @@ def test_an_empty_exclusion_excludes_nothing() -> None:
         ("[limits]\nclaims-per-gpu = 1.01", "must be greater than 0 and at most 1"),
         ("[limits]\nlog-keep-runs = true", "must be a whole number, not true or false"),
         ('[directories]\nstate = "var/lib"', "must be an absolute path"),
-        ('[control]\nsocket = "gpuward.sock"', "must be an absolute path"),
+        ('[control]\nsocket = "gpuward.sock"', "must be an absolute path, such as /run/gpuward/control.sock"),
+        ('[xid]\napp = ["13"]', 'must be a list of whole numbers; "13" is a string'),
         ("control = 5", "must be a table"),
     ],
 )

@@ -327,6 +327,15 @@ def test_import_prints_toml_that_plans_to_the_same_devices(gpuctl: Any, tmp_path
     assert [worker["gpus"] for worker in plans[0]] == [[0], [1], [2], [3]]
 
 
+def test_import_of_a_fleet_file_says_that_it_is_one_already(gpuctl: Any, tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text('[pool.m]\nmodel = "m"\n')
+
+    code, out, err = gpuctl("import", str(tmp_path / "fleet.toml"))
+
+    assert (code, out) == (6, "")
+    assert "it is a fleet file already; gpuctl plan and apply take it as it is" in err
+
+
 def test_import_of_something_else_is_refused(gpuctl: Any, tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n- 2\n")

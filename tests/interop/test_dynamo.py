@@ -252,3 +252,31 @@ def test_a_wrong_value_is_held_to_the_same_rules_as_in_a_fleet_file() -> None:
     assert str(error) == (
         "disagg.yaml: service 'VllmWorker': gpu-memory-utilization = 1.2: must be greater than 0 and at most 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("cuda-visible-device-ofset: 3", "--cuda-visible-device-ofset 3; did you mean cuda-visible-device-offset?"),
+        ("gpu-memory-utilisation: 0.5", "--gpu-memory-utilisation 0.5; did you mean gpu-memory-utilization?"),
+        ("remote-prefil: true", "--remote-prefil; did you mean remote-prefill?"),
+    ],
+)
+def test_a_key_that_is_nearly_one_of_ours_is_passed_on_and_asked_about(line: str, said: str) -> None:
+    fleet = decode(a_worker(line))
+
+    assert [(one.code, one.message) for one in fleet.warnings] == [
+        ("unknown-key-passed-on", f"service 'VllmWorker': passed on to vLLM: {said}")
+    ]
+    assert fleet.pools[0].extra_args[0] == f"--{line.partition(':')[0]}"
+
+
+@pytest.mark.parametrize("line", ["data-parallel-size: 1", "enable-log-requests: true", "max-num-seqs: 4", "novel: 1"])
+def test_options_of_vllm_itself_are_passed_on_without_a_word(line: str) -> None:
+    assert [one for one in decode(a_worker(line)).warnings if one.code == "unknown-key-passed-on"] == []
+
+
+def test_a_manifest_of_kubernetes_is_told_to_be_one() -> None:
+    error = refused("apiVersion: nvidia.com/v1alpha1\nkind: DynamoGraphDeployment\nspec: {}")
+
+    assert str(error).startswith('disagg.yaml: a Kubernetes manifest (kind "DynamoGraphDeployment"): not supported')

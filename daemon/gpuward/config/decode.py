@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, Union, get_args, get_origin
 
@@ -20,6 +20,7 @@ from msgspec import structs
 from gpuward.config.errors import one_line
 from gpuward.config.fleet import Remark
 from gpuward.config.rules import Rule
+from gpuward.config.ways_out import way_out
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 Table = Mapping[str, object]
@@ -59,17 +60,21 @@ def decode_table(
     found: list[Remark],
     *,
     not_keys: Collection[str] = (),
+    elsewhere: Callable[[str, object], str] = lambda key, value: "",  # noqa: ARG005
 ) -> dict[str, object]:
     """Return the keys of ``table`` whose values are right; what is wrong is added to ``found``.
 
     ``rules`` are by field name. ``not_keys``: fields of the record that no file may set.
+    ``elsewhere`` says where an unknown key belongs, if it knows.
     """
     fields = {info.encode_name: info for info in structs.fields(record) if info.name not in not_keys}
     right: dict[str, object] = {}
     for key, value in table.items():
         info = fields.get(key)
         if info is None:
-            found.append(unknown_key(key, value, fields if len(found) < GUESSES_MAX else (), section))
+            guesses = len(found) < GUESSES_MAX
+            where = elsewhere(key, value) if guesses else ""
+            found.append(unknown_key(key, value, fields if guesses else (), section, where=where))
             continue
         wrong = _type_problem(key, value, info.type) or _range_problem(value, rules.get(info.name))
         if wrong:
@@ -79,8 +84,10 @@ def decode_table(
     return right
 
 
-def unknown_key(key: str, value: object, known: Collection[str], section: Section) -> Remark:
-    """Name the key, and the nearest known one or, where none is near, all of them."""
+def unknown_key(key: str, value: object, known: Collection[str], section: Section, *, where: str = "") -> Remark:
+    """Name the key, and where it belongs or the nearest known one or, where none is near, all of them."""
+    if where:
+        return section.remark("unknown-key", f"{clipped(key)} = {shown(value)}: {where}")
     near = difflib.get_close_matches(key.replace("_", "-").lower()[:_SHOWN_MAX_CHARACTERS], known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
     return section.remark("unknown-key", f"{clipped(key)} = {shown(value)}: unknown key{hint}")
@@ -102,11 +109,24 @@ def _type_problem(key: str, value: object, expected: object) -> str | None:
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError:
-        kind = "" if _is_choice(value, expected) else f", not {_kind_of(value)}"
-        return f"must be {_described(expected)}{kind}{_way_out(key, value, expected)}"
+        if get_origin(expected) is tuple and isinstance(value, list):
+            wrong = next(item for item in value if not _is_of_type(item, get_args(expected)[0]))
+            kind = "a string" if isinstance(wrong, str) else _kind_of(wrong)
+            return f"must be {_described(expected)}; {shown(wrong)} is {kind}"
+        one = "one string" if isinstance(value, str) and get_origin(expected) is tuple else _kind_of(value)
+        kind = "" if _is_choice(value, expected) else f", not {one}"
+        return f"must be {_described(expected)}{kind}{way_out(key, value, expected)}"
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     return None
+
+
+def _is_of_type(value: object, expected: object) -> bool:
+    try:
+        msgspec.convert(value, expected)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _range_problem(value: object, rule: Rule | None) -> str | None:
@@ -124,10 +144,15 @@ def _described(expected: object) -> str:
     if origin in {Union, types.UnionType}:
         return " or ".join(_described(choice) for choice in arguments if choice is not types.NoneType)
     if origin is tuple:
-        return f"a list, each {_described(arguments[0])}"
+        return f"a list of {_plural(arguments[0])}"
     if origin is dict:
         return f"a table, each value {_described(arguments[1])}"
     return _NAMES_OF_TYPES.get(expected, "a table")
+
+
+def _plural(expected: object) -> str:
+    choices = get_args(expected) or (expected,)
+    return " or ".join("whole numbers" if choice is int else "strings" for choice in choices)
 
 
 def _kind_of(value: object) -> str:
@@ -140,20 +165,3 @@ def _kind_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "a table"
     return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
-
-
-def _way_out(key: str, value: object, expected: object) -> str:
-    """The repair, where it is plain: quotes around a number, a list of one, a word near a choice."""
-    choices = get_args(expected)
-    if isinstance(value, str) and (expected in {int, float} or int in choices or float in choices):
-        try:
-            float(value)
-        except ValueError:
-            return ""
-        return f"; write {key} = {value.strip()} without quotes"
-    if _is_choice(value, expected):
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-        return f'; did you mean "{near[0]}"?' if near else ""
-    if isinstance(value, str) and get_origin(expected) is tuple:
-        return f"; write {key} = [{shown(value)}]"
-    return ""

@@ -30,11 +30,11 @@ SOCKET_PATH_MAX_BYTES: Final = 107
 
 _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
     "control": {
-        "socket": absolute_path,
+        "socket": absolute_path("/run/gpuward/control.sock"),
         "group": printable_text,
         "max_message_bytes": between(4096, 64 * MIB),
     },
-    "directories": dict.fromkeys(("runtime", "state", "logs", "leases"), absolute_path),
+    "directories": dict.fromkeys(("runtime", "state", "logs", "leases"), absolute_path("/var/lib/gpuward")),
     "inventory": {
         "exclude": lambda value: devices(value) if value else None,
         "sample_interval_s": between(0.2, 60),

@@ -8,7 +8,17 @@ from typing import Final
 
 from gpuward.config.decode import Section, Table
 from gpuward.config.fleet import Pool, Remark
-from gpuward.config.rules import Rule, above, arguments, at_least, between, devices, http_url, printable_text
+from gpuward.config.rules import (
+    Rule,
+    above,
+    arguments,
+    at_least,
+    between,
+    devices,
+    http_url,
+    printable_text,
+    share_of_one,
+)
 from gpuward.config.rules import regular_expression as pattern
 from gpuward.config.vllm_arguments import flag_of
 
@@ -27,7 +37,7 @@ POOL_RULES: Final[Mapping[str, Rule]] = {
     "model": printable_text,
     "workers": between(0, WORKERS_MAX),
     "gpus_per_worker": between(0, 1024),
-    "gpu_memory_utilization": above(0, most=1),
+    "gpu_memory_utilization": share_of_one,
     "tensor_parallel_size": between(1, 1024),
     "pipeline_parallel_size": between(1, 1024),
     "max_model_len": at_least(1),

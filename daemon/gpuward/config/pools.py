@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gpuward.config.decode import Section, Table, decode_table
+from gpuward.config.elsewhere import elsewhere
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Liveness, OnCause, Pool, Remark, RestartPolicy
 from gpuward.config.model_path import PathExists, absolute_from, locate_model, locate_program
@@ -33,6 +34,8 @@ _OF_ONE_POOL = frozenset(
     {"name", "command", "gpus", "first_gpu", "port", "depends_on", "ready_url", "ready_log", "ready_after_s"}
 )
 """Keys that make no sense for all pools at once."""
+
+_KEYS = frozenset(info.encode_name for info in msgspec.structs.fields(Pool))
 
 _INNER: Mapping[str, tuple[type[msgspec.Struct], Mapping[str, Rule]]] = {
     "restart": (RestartPolicy, RESTART_RULES),
@@ -86,6 +89,7 @@ def decode_pools(
             located, doubts = _located(pool, table.section, around)
             pools[pool.name] = located
             remarks += [*doubts, *_doubts(located, table)]
+    remarks += _default_utilizations([(pools[one.name], one) for one in tables if one.name in pools])
     if len(pools) == len(tables):
         found += dependency_problems(pools, {table.name: table.section for table in tables})
     if found:
@@ -124,7 +128,16 @@ def _right_keys(table: Table, section: Section, found: list[Remark], *, not_keys
     table = _in_bytes(table, section, found)
     inner = {key for key in (*_INNER, "env") if isinstance(table.get(key), Mapping)}
     plain = {key: value for key, value in table.items() if key not in inner}
-    right = decode_table(plain, Pool, section, POOL_RULES, found, not_keys=not_keys)
+    of_one_pool = {key.replace("_", "-") for key in not_keys if key != "name"}
+    right = decode_table(
+        plain,
+        Pool,
+        section,
+        POOL_RULES,
+        found,
+        not_keys=not_keys,
+        elsewhere=lambda key, value: elsewhere(key, value, section.pool, of_one_pool, _KEYS),
+    )
     for key, (record, rules) in _INNER.items():
         if isinstance(keys := table.get(key), Mapping):
             below = Section(f"{section.label}: {key}", section.pool)
@@ -172,14 +185,23 @@ def _located(pool: Pool, section: Section, around: Surroundings) -> tuple[Pool, 
 
 
 def _doubts(pool: Pool, table: PoolTable) -> Iterator[Remark]:
-    if pool.device_count and "gpu-memory-utilization" not in table.table:
-        yield table.section.remark(
-            "default-utilization",
-            f"gpu-memory-utilization is not given: each worker claims {pool.gpu_memory_utilization:g} "
-            "of its GPUs' memory",
-        )
     if pool.engine == "command":
         unused = [key for key in _VLLM_ONLY if key in table.table and key not in table.inherited]
         if unused:
             sentence = f'{", ".join(unused)}: engine "command" does not use it; put it into `command`'
             yield table.section.remark("key-without-effect", sentence)
+
+
+def _default_utilizations(pools: Sequence[tuple[Pool, PoolTable]]) -> Iterator[Remark]:
+    """One warning for all pools that leave the default, however many."""
+    left = [one for one in pools if one[0].device_count and "gpu-memory-utilization" not in one[1].table]
+    if not left:
+        return
+    claim = f"each worker claims {left[0][0].gpu_memory_utilization:g} of its GPUs' memory"
+    if len(left) == 1:
+        yield left[0][1].section.remark("default-utilization", f"gpu-memory-utilization is not given: {claim}")
+        return
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    names = ", ".join(pool.name for pool, _ in left[:5])
+    sentence = f"gpu-memory-utilization is not given for pools {names}{more}: {claim}"
+    yield Remark(code="default-utilization", pool=None, message=sentence)

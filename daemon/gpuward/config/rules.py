@@ -50,6 +50,13 @@ def above(limit: float, *, most: float = math.inf) -> Rule:
     return rule
 
 
+def share_of_one(value: object) -> str | None:
+    """Numbers above 0, at most 1; what looks like a percentage is told as one."""
+    wrong = above(0, most=1)(value)
+    percent = wrong and isinstance(value, int | float) and 5 <= value <= 100
+    return f"{wrong}; write {value / 100:g}" if percent and isinstance(value, int | float) else wrong
+
+
 def size_bytes(text: str) -> int | None:
     """Bytes of a size as "40GiB", "512Mi" or "2.5TB"; None where it is none.
 
@@ -108,8 +115,11 @@ def regular_expression(value: object) -> str | None:
     return None
 
 
-def absolute_path(value: object) -> str | None:
-    """Paths from the root."""
-    if isinstance(value, str) and value.startswith("/") and value.isprintable():
-        return None
-    return "must be an absolute path, such as /var/lib/gpuward"
+def absolute_path(such_as: str) -> Rule:
+    """Paths from the root; ``such_as`` is an example."""
+
+    def rule(value: object) -> str | None:
+        right = isinstance(value, str) and value.startswith("/") and value.isprintable()
+        return None if right else f"must be an absolute path, such as {such_as}"
+
+    return rule

@@ -56,6 +56,11 @@ _FLAGS: Final = frozenset(f"--{name}" for name in _NAMES.split())
 """Flags of `vllm serve` (0.32), so that an abbreviation is told from a flag: argparse takes any prefix of one only."""
 
 
+def is_vllm_option(name: str) -> bool:
+    """Whether vLLM has an option of exactly this name, written without its hyphens in front."""
+    return f"--{name}" in _FLAGS
+
+
 def flag_of(word: str) -> str:
     """Return the whole flag that a word is or begins with; empty where it is none.
 

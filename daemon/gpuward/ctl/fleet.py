@@ -234,8 +234,14 @@ def import_dynamo(args: Namespace, client: Client, screen: Screen) -> int:
     fleet = read_fleet_file(args.file)
     from gpuward.config.errors import ConfigError  # with msgspec and PyYAML, which nothing else here needs
     from gpuward.interop.dynamo import decode_dynamo_yaml
+    from gpuward.interop.fleet_files import is_yaml
     from gpuward.interop.fleet_toml import fleet_to_toml
 
+    if not is_yaml(fleet["text"], fleet["name"]):
+        screen.complain(
+            f"cannot import {args.file}: it is a fleet file already; gpuctl plan and apply take it as it is"
+        )
+        return EXIT_REFUSED
     try:
         decoded = decode_dynamo_yaml(fleet["text"], file=fleet["name"], directory=fleet["directory"])
     except ConfigError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os.path
 from collections.abc import Mapping
 
-from gpuward.config.decode import Section
+from gpuward.config.decode import Section, shown
 from gpuward.config.errors import ConfigError, one_line
 from gpuward.config.fleet import Fleet, Remark
 from gpuward.config.model_path import PathExists
@@ -28,6 +28,8 @@ def decode_dynamo_yaml(text: str, *, file: str, directory: str, path_exists: Pat
     ``file`` is for complaints, ``directory`` (absolute) is where relative paths start.
     """
     document = parse_yaml(text, file=file)
+    if "apiVersion" in document and "kind" in document:
+        raise ConfigError(file, [_a_manifest(document)])
     around = Surroundings(file, directory, path_exists)
     problems: list[Remark] = []
     warnings: list[Remark] = []
@@ -72,6 +74,15 @@ def _served_model(services: list[Service]) -> str | None:
     """The first model name under which a service of the file answers."""
     names = [service.keys.get(key) for service in services for key in ("served-model-name", "model-name")]
     return next((name for name in names if isinstance(name, str) and name), None)
+
+
+def _a_manifest(document: Mapping[str, object]) -> Remark:
+    """Dynamo 1.x describes deployments as resources of Kubernetes (DynamoGraphDeployment)."""
+    message = (
+        f"a Kubernetes manifest (kind {shown(document['kind'])}): not supported, service files of Dynamo 0.x only; "
+        "write a fleet file with a [pool.NAME] for each service that runs an engine"
+    )
+    return Remark(code="bad-value", pool=None, message=one_line(message))
 
 
 def _no_worker(services: list[Service]) -> Remark:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from gpuward.config.model_path import absolute_from, locate_model
+from gpuward.config.vllm_arguments import is_vllm_option
 from gpuward.interop.dynamo_import import Importing, braces, flag_words, number, without_meaning
 from gpuward.interop.dynamo_keys import NUMBERS, OWN_FIELDS, SGLANG_WITHOUT_MEANING, WITHOUT_MEANING
+
+_TAKEN: Final = (*OWN_FIELDS, *WITHOUT_MEANING, "kv-transfer-config", "common-configs")
+_NEARLY: Final = 0.88
+"""As alike as a word and its misspelling: enable-log-requests and disable-log-requests are 0.87."""
 
 _HEALTH_URL = "http://127.0.0.1:{port}/health"
 
@@ -24,7 +31,7 @@ def take_vllm(importing: Importing) -> None:
         elif key == "kv-transfer-config":
             _take_kv_transfer(importing, value)
         else:
-            importing.words += flag_words(key, value)
+            _pass_on(importing, key, value)
     if importing.words:
         importing.table["extra-args"] = importing.words
     if "encode" in importing.service.name.lower():
@@ -33,6 +40,16 @@ def take_vllm(importing: Importing) -> None:
             "in Dynamo this service ran only the vision encoder, in code of its own; here it is a whole vLLM server: "
             "leave it out if the model needs no separate encoder",
         )
+
+
+def _pass_on(importing: Importing, key: str, value: object) -> None:
+    """Give vLLM an option that is its own; what nearly is a key that would have been taken here is asked about."""
+    words = flag_words(key, value)
+    near = difflib.get_close_matches(key[:60], _TAKEN, n=1, cutoff=_NEARLY) if not is_vllm_option(key) else []
+    if near:
+        said = " ".join(words)[:60] or f"--{key}"
+        importing.warn("unknown-key-passed-on", f"passed on to vLLM: {said}; did you mean {near[0]}?")
+    importing.words += words
 
 
 def _take_kv_transfer(importing: Importing, value: object) -> None:
