@@ -55,7 +55,8 @@ class Ends:
         """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
         dead, verdict, ending = findings.dead, findings.verdict, findings.ending
         if findings.refused:
-            self._submit(dead.worker, StartRefused(dead.run, findings.refused, kind="lease"))
+            spent = self._equipment.log_path(dead.worker, dead.run).exists()
+            self._submit(dead.worker, StartRefused(dead.run, findings.refused, kind="lease", spent=spent))
             return
         exit_ = LastExit(
             run=dead.run,

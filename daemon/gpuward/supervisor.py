@@ -137,10 +137,16 @@ class Supervisor:
             if worker.alive:
                 self._runner.kill(worker.name)
 
-    def adopt(self, pools: Mapping[str, Pool], workers: Mapping[str, Worker], rolls: Mapping[str, Roll]) -> None:
+    def adopt(
+        self,
+        pools: Mapping[str, Pool],
+        workers: Mapping[str, Worker],
+        rolls: Mapping[str, Roll],
+        used_runs: Mapping[str, int],
+    ) -> None:
         """Take over what an earlier daemon left: first the records, then the runs that they speak of."""
         rolling = {name: roll for name, roll in rolls.items() if name in pools}
-        self.state = replace(self.state, pools=dict(pools), workers=dict(workers), rolls=rolling)
+        self.state = replace(self.state, pools=dict(pools), workers=dict(workers), rolls=rolling, used_runs=used_runs)
         for worker in workers.values():
             if worker.alive:
                 with around("adopt"):
@@ -259,7 +265,7 @@ class Supervisor:
                 self._journal.note("worker-adapted", f"run {run + 1} has {said(step)}", worker=name, level="warning")
                 self._ends.add_step(name, run, step)
             case Forget(worker=name):
-                self._equipment.records.forget(name)
+                self._equipment.records.forget(name, self.state.used_runs.get(name, 0))
                 self._equipment.runs.forget(name)
                 self._journal.note("forgotten", f"{name} is no longer in the fleet", worker=name)
             case _:

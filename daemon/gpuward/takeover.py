@@ -13,9 +13,10 @@ from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.host.found_runs import found_runs
 from gpuward.host.processes import boot_id
+from gpuward.host.run_numbers import used_runs
 from gpuward.policy.life import Phase
 from gpuward.policy.reload import as_digested_now
-from gpuward.policy.resume import resumed, take_over
+from gpuward.policy.resume import after_used, resumed, take_over
 from gpuward.supervisor import Supervisor
 
 
@@ -43,11 +44,16 @@ class Takeover:
         found = found_runs(self._equipment.runs)
         taken = take_over(pools, recorded, found, records.goals(), now_s)
         self._started_as = {run.worker: run.pool for run in found if run.pool is not None}
-        workers = {name: as_digested_now(one, taken.pools[one.pool]) for name, one in taken.workers.items()}
-        self._supervisor.adopt(taken.pools, workers, stored.rolls if stored is not None else {})
+        numbered = after_used(taken.workers, used := self._used_runs())
+        workers = {name: as_digested_now(one, taken.pools[one.pool]) for name, one in numbered.items()}
+        self._supervisor.adopt(taken.pools, workers, stored.rolls if stored is not None else {}, used)
         for note in taken.notes:
             self._supervisor.journal.note(note.kind, note.reason, worker=note.worker, level="warning")
         self._tell(sum(worker.alive for worker in taken.workers.values()), time.monotonic() - now_s)
+
+    def _used_runs(self) -> dict[str, int]:
+        equipment = self._equipment
+        return used_runs((equipment.records.root / "history", equipment.logs, equipment.runs.root))
 
     def _tell(self, expected: int, took_s: float) -> None:
         if expected:

@@ -120,7 +120,7 @@ def test_a_forgotten_worker_leaves_nothing(records: Records) -> None:
     records.save_worker(STOPPED, "boot", durable=True)
     records.save_goal(STOPPED)
 
-    records.forget("m/1")
+    records.forget("m/1", 4)
 
     assert list((records.root / "workers").iterdir()) == []
 

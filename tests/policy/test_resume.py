@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import Goal, Phase, Worker
-from gpuward.policy.resume import PROBE_AGAIN_S, FoundRun, resumed, take_over
+from gpuward.policy.resume import PROBE_AGAIN_S, FoundRun, after_used, resumed, take_over
 
 POOL = Pool(name="m", model="org/m", start_timeout_s=600)
 
@@ -128,3 +128,11 @@ def test_a_stopped_worker_stays_stopped_though_nothing_else_is_known_of_it() -> 
     worker = take_over({"m": POOL}, {}, [], {"m/0": Goal.DOWN}, now_s=9.0).workers["m/0"]
 
     assert (worker.goal, worker.phase) == (Goal.DOWN, Phase.STOPPED)
+
+
+def test_a_worker_whose_record_is_older_than_what_its_runs_left_goes_on_behind_them() -> None:
+    rests, lives = a_worker(phase=Phase.STOPPED, run=3), replace(a_worker(), name="m/1", run=3)
+
+    numbered = after_used({"m/0": rests, "m/1": lives}, {"m/0": 8, "m/1": 8})
+
+    assert (numbered["m/0"].run, numbered["m/1"].run) == (8, 3)

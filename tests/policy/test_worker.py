@@ -336,3 +336,12 @@ def test_the_daemons_stop_leaves_a_commanded_stop_what_it_is() -> None:
     rests, _ = step(halted, an_end(), POOL, now_s=22.0)
 
     assert (rests.halted, rests.reason) == (False, "stopped by command")
+
+
+def test_the_number_of_a_start_that_left_a_log_does_not_come_again() -> None:
+    starting = a_worker(phase=Phase.STARTING, ready_since_s=None)
+
+    without, _ = step(starting, StartRefused(3, "the lease is held", kind="lease"), POOL, now_s=1.0)
+    with_log, _ = step(starting, StartRefused(3, "no room", kind="lease", spent=True), POOL, now_s=1.0)
+
+    assert (without.run, with_log.run) == (2, 3)

@@ -20,6 +20,7 @@ from msgspec import structs
 
 from gpuward.config.fleet import Fleet
 from gpuward.host.files import RECORD_MAX_BYTES, NoRecord, read_regular, write_whole
+from gpuward.host.run_numbers import COUNTER
 from gpuward.host.sense import absurd_fleet, absurd_number, worker_named
 from gpuward.host.text import encoded
 from gpuward.host.versions import VERSION as VERSION  # noqa: PLC0414 - who writes records has it from here
@@ -247,12 +248,16 @@ class Records:
             write_whole(path, encoded(structs.replace(record, exit=exit_)), durable=False)
 
     def history(self, worker: str) -> list[RunRecord]:
-        """Return the records of ended runs, newest first."""
+        """Return the records of ended runs, newest first, whatever numbers earlier versions gave them."""
         paths = sorted((self.root / "history" / worker).glob("*.json"), reverse=True)
-        return [record for path in paths if (record := self._load(path, RunRecord)) is not None]
+        records = [record for path in paths if (record := self._load(path, RunRecord)) is not None]
+        return sorted(records, key=lambda record: record.exit.at, reverse=True)
 
-    def forget(self, worker: str) -> None:
-        """Drop what is kept of a worker that left the fleet; its history stays, for whoever asks why."""
+    def forget(self, worker: str, run: int) -> None:
+        """Drop what is kept of a worker that left the fleet; its history stays, with the number of its last run."""
+        with suppress(OSError):
+            (self.root / "history" / worker).mkdir(parents=True, exist_ok=True)
+            write_whole(self.root / "history" / worker / COUNTER, f"{run}\n".encode(), durable=True)
         for suffix in (".down", ".goal", ".json"):
             (self.root / "workers" / f"{worker}{suffix}").unlink(missing_ok=True)
         with suppress(OSError):

@@ -93,7 +93,7 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
     wanted = [(pool.name, name) for pool in fleet.pools for name in pool.worker_names]
     for pool_name, name in wanted:
         change = by_worker.get(name)
-        state = with_worker(state, _placed(state.workers.get(name), pool_name, name, applied))
+        state = with_worker(state, _placed(state, pool_name, name, applied))
         if pool_name in in_turn and name in in_turn[pool_name].left:
             continue
         # another definition: what it lacked may fit now
@@ -203,14 +203,16 @@ def _devices(plan: Plan, name: str) -> tuple[str, ...]:
     return planned.gpu_uuids if planned is not None else ()
 
 
-def _placed(worker: Worker | None, pool: str, name: str, applied: Applied) -> Worker:
+def _placed(state: FleetState, pool: str, name: str, applied: Applied) -> Worker:
     """The worker with what the fleet gives it. One that is new is not part of the fleet yet (``removed``).
 
     Who runs keeps the port that it serves on until its next run.
     """
     planned, ports = applied.plan.devices(name), applied.ports[name]
+    worker = state.workers.get(name)
     if worker is None:
-        worker = Worker(name=name, pool=pool, index=int(name.rpartition("/")[2]), removed=True)
+        index, run = int(name.rpartition("/")[2]), state.used_runs.get(name, 0)
+        worker = Worker(name=name, pool=pool, index=index, run=run, removed=True)
     devices = planned.gpu_uuids if planned is not None else ()
     port = worker.port if worker.alive and worker.port is not None else ports.serves_on
     return replace(worker, device_uuids=devices, port_block=ports.block, port=port)

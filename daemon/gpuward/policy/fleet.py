@@ -64,6 +64,8 @@ class FleetState:
     stopped_rolls: Mapping[str, str] = field(default_factory=dict)
     """Why the last roll of a pool has ended before its end, until another begins; of this daemon life only."""
     levels: Mapping[str, Level] = field(default_factory=dict)
+    used_runs: Mapping[str, int] = field(default_factory=dict)
+    """The highest run number of names that are no workers at present: none comes again."""
 
     def pool_of(self, worker: Worker) -> Pool:
         """Return the pool that a worker belongs to, as it is to be started: with the steps of its ladder."""
@@ -219,7 +221,8 @@ def _without(state: FleetState, name: str) -> FleetState:
     gone = state.workers[name].pool
     pools = {pool: definition for pool, definition in state.pools.items() if pool in used or pool != gone}
     rolls = {pool: one for pool, one in state.rolls.items() if pool in pools}
-    return replace(state, workers=workers, pools=pools, rolls=rolls)
+    used_runs = {**state.used_runs, name: state.workers[name].run}
+    return replace(state, workers=workers, pools=pools, rolls=rolls, used_runs=used_runs)
 
 
 def _advance(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker | None, tuple[Effect, ...]]:

@@ -193,12 +193,14 @@ class StartRefused:
     """The run was not started because of a condition that may pass (a held lease, a taken port).
 
     ``ports`` is another block and the port in it, where the worker may move there; it then tries again at once.
+    ``spent``: the run has left a log, so that its number must not come again.
     """
 
     run: int
     reason: str
     ports: tuple[int, int] | None = None
     kind: WaitKind = "earlier-run"
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,6 +130,14 @@ def _by_pool_and_index(name: str) -> tuple[str, int]:
     return pool, int(index)
 
 
+def after_used(workers: Mapping[str, Worker], used: Mapping[str, int]) -> dict[str, Worker]:
+    """The workers, so that the next run of each has a number that none of its name has had, whatever was lost."""
+    return {
+        name: worker if worker.alive else replace(worker, run=max(worker.run, used.get(name, 0)))
+        for name, worker in workers.items()
+    }
+
+
 def resumed(worker: Worker, *, same_boot: bool, now_s: float) -> Worker:
     """A worker as it goes on after its record was read.
 

@@ -217,11 +217,11 @@ def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: flo
     if isinstance(event, RunEnded):
         over = replace(over, last_exit=replace(event.exit, reason=event.reason), ended_s=now_s, refusals=0)
     if worker.goal is Goal.DOWN or (ending is not None and ending.then == "rest"):
-        none = isinstance(event, StartRefused)
+        none = isinstance(event, StartRefused) and not event.spent
         return _rest(replace(over, run=worker.run - none), Phase.STOPPED, worker.why, now_s)
     again = ending is not None and ending.then == "start"
     if isinstance(event, StartRefused):  # a run that somebody waits for keeps its number
-        return _refused(over if again else replace(over, run=worker.run - 1), event, now_s)
+        return _refused(over if again or event.spent else replace(over, run=worker.run - 1), event, now_s)
     if again:
         over = replace(over, restarts=worker.restarts + 1, not_before_s=now_s)
         return enter(over, Phase.RELEASING, worker.why, now_s), (TakeSample(),)
