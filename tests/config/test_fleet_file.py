@@ -316,7 +316,7 @@ def test_an_engine_has_what_it_needs() -> None:
     [
         ('command = ["x", "{prot}"]', "{prot} is no placeholder; there are {port}, {gpus}, {worker}, {index}"),
         ('command = ["x", "}"]', "} is no placeholder"),
-        ('command = ["x"]\nready-url = "https://h/"', "must be an http address"),
+        ('command = ["x"]\nready-url = "ftp://h/"', "must be an http address"),
         ('command = ["x"]\nready-url = "http://h:{x}/"', "{x} is no placeholder"),
         ('command = ["x"]\nready-log = "("', "must be a regular expression"),
         ('command = ["x"]\nready-log = "a"\nready-after-s = 1', "ready-log and ready-after-s: one proof"),

@@ -85,6 +85,28 @@ def test_looks_of_supervision_are_kept_out_of_the_log_where_the_version_can(tmp_
     assert flags("0.33.0", "--disable_access_log_for_endpoints=/x") == ("--disable_access_log_for_endpoints=/x",)
 
 
+@pytest.mark.parametrize(
+    ("extra", "env", "key"),
+    [
+        (("--api-key", "a", "b"), {}, "a"),
+        (("--api_key=a",), {"VLLM_API_KEY": "e"}, "a"),
+        ((), {"VLLM_API_KEY": "e"}, "e"),
+        ((), {}, ""),
+    ],
+)
+def test_a_worker_with_an_api_key_is_asked_with_it(extra: tuple[str, ...], env: dict[str, str], key: str) -> None:
+    readiness = launched(a_vllm_pool(extra_args=extra, env=env)).readiness
+
+    assert readiness.key == key
+    assert "'a'" not in repr(readiness)
+
+
+def test_a_worker_with_tls_is_asked_over_tls() -> None:
+    readiness = launched(a_vllm_pool(extra_args=("--ssl-keyfile", "k.pem", "--ssl_certfile=c.pem"))).readiness
+
+    assert readiness.url == "https://127.0.0.1:20064/health"
+
+
 def test_a_python_as_executable_runs_the_module_with_its_tools_in_path() -> None:
     started = launched(a_vllm_pool(executable="/opt/vllm/bin/python3.11"))
 
@@ -301,7 +323,7 @@ def test_a_command_is_ready_as_its_pool_says(settings: dict[str, object], expect
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ready_url": "https://127.0.0.1:{port}/"}, "is not http://HOST:PORT/PATH"),
+        ({"ready_url": "ftp://127.0.0.1:{port}/"}, "is not http://HOST:PORT/PATH"),
         ({"ready_url": "http://127.0.0.1:{prot}/"}, "is not a placeholder"),
         ({"ready_log": "(open"}, "unterminated subpattern"),
     ],

@@ -27,7 +27,9 @@ def test_arguments_are_read_as_vllm_reads_them() -> None:
 
     arguments = parse_serve([*words, "--served-model-name", "a", "b", "--no-enable-prefix-caching", "--seed", "0"])
 
-    assert arguments == ServeArguments("m/x", "a", "0.0.0.0", 9, 2, 3, 0.5, 16000, 256, 0.0, access_log=True)
+    assert arguments == ServeArguments(
+        "m/x", "a", "0.0.0.0", 9, 2, 3, 0.5, 16000, 256, 0.0, access_log=True, other_names=("b",)
+    )
     assert arguments.world_size == 6
 
 

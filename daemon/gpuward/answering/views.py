@@ -23,6 +23,7 @@ from gpuward.policy.operations import Operation
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import Change
 from gpuward.policy.under_way import under_way
+from gpuward.running.runner import Handle
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]
@@ -114,6 +115,7 @@ class Views:
             "uptime_s": round(now_s - started_s, 3) if started_s is not None else None,
             "memory": self._memory(worker, uuids, by_uuid) if uuids else [],
             "warnings": warnings.get(worker.name, []),
+            "liveness": _liveness(worker, handle),
             "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
             "next_start_at": _next_start_at(worker, now_s),
         }
@@ -169,7 +171,13 @@ class Views:
             f"{state.closed[uuid]}." for uuid in uuids if uuid in state.closed and worker.phase is not Phase.BLOCKED
         ]
         told = [f"{warning}." for warning in self._care.watch.of_workers().get(worker.name, [])]
-        return [*closed, *told, *under_way(worker, operations, state.rolls.get(worker.pool))]
+        return [*closed, *told, *self._watching(worker), *under_way(worker, operations, state.rolls.get(worker.pool))]
+
+    def _watching(self, worker: Worker) -> list[str]:
+        """Where not every hang of a ready worker would be found: why."""
+        handle = self._supervisor.runner.handles.get(worker.name)
+        report = handle.liveness if handle is not None and worker.phase is Phase.READY else None
+        return [f"Liveness: {report.reason}."] if report is not None and report.state in {"partly", "asleep"} else []
 
     def proposal(self, proposal: Proposal) -> Document:
         """A planned fleet against what runs."""
@@ -192,6 +200,12 @@ class Views:
                 for change in proposal.changes
             ],
         }
+
+
+def _liveness(worker: Worker, handle: Handle | None) -> Document | None:
+    """How well a ready worker is watched; None before the first look."""
+    report = handle.liveness if handle is not None and worker.phase is Phase.READY else None
+    return {"state": report.state, "reason": report.reason} if report is not None else None
 
 
 def plan_document(plan: Plan) -> Document:

@@ -96,8 +96,8 @@ def devices(value: object) -> str | None:
 
 
 def http_url(value: object) -> str | None:
-    """``http://`` with a host: the probe speaks no TLS, a worker is asked on its own host."""
-    if isinstance(value, str) and re.match(r"http://[^/\s]+", value):
+    """``http://`` or ``https://`` with a host."""
+    if isinstance(value, str) and re.match(r"https?://[^/\s]+", value):
         return None
     return 'must be an http address, as "http://127.0.0.1:{port}/health"'
 

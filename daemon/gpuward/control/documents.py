@@ -51,6 +51,13 @@ class LastExit(TypedDict):
     evidence: list[str]
 
 
+class LivenessReport(TypedDict):
+    """How well a ready worker is watched; ``partly``: not every hang can be proved, ``reason`` says why."""
+
+    state: Literal["watched", "partly", "asleep", "off"]
+    reason: str
+
+
 class Worker(TypedDict):
     """One worker as `gpuctl status` tells it."""
 
@@ -71,6 +78,7 @@ class Worker(TypedDict):
     uptime_s: float | None
     memory: list[MemoryUse]
     warnings: NotRequired[list[str]]
+    liveness: NotRequired[LivenessReport | None]
     last_exit: LastExit | None
     next_start_at: str | None
 

@@ -27,7 +27,7 @@ def launch(pool: Pool, worker: str, index: int, devices: Devices, ports: range, 
     else:
         argv, env = _vllm(pool, env, port, host)
         env = {"VLLM_HOST_IP": "127.0.0.1", **env, **vllm.internal_ports(pool, ports)}
-        readiness = vllm.readiness(pool, port)
+        readiness = vllm.readiness(pool, port, env)
         sockets = "" if vllm.SOCKETS in pool.env else vllm.SOCKETS
     return Launch(
         argv=argv,

@@ -120,11 +120,17 @@ def internal_ports(pool: Pool, ports: range) -> dict[str, str]:
     return {name: str(ports[offset]) for name, offset in names.items() if name not in pool.env}
 
 
-def readiness(pool: Pool, port: int) -> Readiness:
-    """Return how a vLLM server proves that it is ready: health, listener, model."""
+def readiness(pool: Pool, port: int, env: Mapping[str, str]) -> Readiness:
+    """Return how a vLLM server proves that it is ready: health, listener, model. ``env``: the worker's."""
     host = option(pool.extra_args, "--host") or "127.0.0.1"
     if host in {"0.0.0.0", "::", "localhost"}:
         host = "127.0.0.1"
     address = f"[{host}]" if ":" in host else host
-    model = option(pool.extra_args, "--served-model-name") or model_name(pool)
-    return Readiness(url=f"http://{address}:{port}/health", port=port, model=model)
+    given = options(pool.extra_args)
+    scheme = "https" if "--ssl-certfile" in given or "--ssl-keyfile" in given else "http"
+    return Readiness(
+        url=f"{scheme}://{address}:{port}/health",
+        port=port,
+        model=option(pool.extra_args, "--served-model-name") or model_name(pool),
+        key=option(pool.extra_args, "--api-key") or env.get("VLLM_API_KEY", ""),
+    )

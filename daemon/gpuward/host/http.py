@@ -1,4 +1,6 @@
-"""One HTTP/1.1 request with a limit on everything: time, headers, body. For probes on this host; no TLS, no redirects.
+"""One HTTP/1.1 request with a limit on everything: time, headers, body. For probes on this host; no redirects.
+
+Over TLS no certificate is looked at: a worker is asked on its own host, where its listener proves whose it is.
 
 Not http.client: it would block the loop, and with its imports costs the daemon several MiB.
 """
@@ -7,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from gpuward.engines.launch import Address
@@ -41,28 +46,42 @@ async def get(target: Address, timeout_s: float) -> Answer:
     return await _ask("GET", target, "", b"", timeout_s)
 
 
-async def post(target: Address, document: bytes, timeout_s: float) -> Answer:
+async def post(target: Address, document: bytes, timeout_s: float, headers: Mapping[str, str] | None = None) -> Answer:
     """Return the answer to one POST of a JSON document on a connection of its own.
 
     Raises OSError where there is no connection, TimeoutError after ``timeout_s`` in all, BadAnswer.
     """
     framing = f"Content-Type: application/json\r\nContent-Length: {len(document)}\r\n"
+    framing += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     return await _ask("POST", target, framing, document, timeout_s)
 
 
 async def _ask(method: str, target: Address, framing: str, body: bytes, timeout_s: float) -> Answer:
     async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(target.host, target.port, limit=HEADER_BYTES_MAX)
+        context = _tls() if target.tls else None
+        reader, writer = await asyncio.open_connection(target.host, target.port, limit=HEADER_BYTES_MAX, ssl=context)
         try:
             host = f"[{target.host}]" if ":" in target.host else target.host
             writer.write(
                 f"{method} {target.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nUser-Agent: gpuward\r\n"
-                f"{framing}Accept: */*\r\nConnection: close\r\n\r\n".encode()
+                f"{framing}{_authorization(target.key)}Accept: */*\r\nConnection: close\r\n\r\n".encode()
                 + body
             )
             return await _answer(reader, str(writer.get_extra_info("peername")[0]))
         finally:
             writer.transport.abort()  # nothing is left to say, and a peer that hangs must not hold us in close()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _authorization(key: str) -> str:
+    return f"Authorization: Bearer {key}\r\n" if key.isprintable() and key else ""
 
 
 async def _answer(reader: asyncio.StreamReader, peer: str) -> Answer:

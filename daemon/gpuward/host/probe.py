@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from gpuward.engines.launch import Address, Readiness, address
+from gpuward.engines.launch import Address, Readiness, address_of
 from gpuward.host.http import BadAnswer, get
 from gpuward.host.ports import Socket, holder, listening, owners, reached
 from gpuward.host.text import clean
@@ -46,9 +46,7 @@ async def check(readiness: Readiness, tree_pids: Callable[[], Collection[int]], 
     ``tree_pids``: the processes of the run, asked for only when the URL has answered 200. Readiness without a URL (by
     log, by time) is not this module's: ValueError.
     """
-    if readiness.url is None:
-        raise ValueError("this readiness has no URL to ask")
-    target = address(readiness.url)
+    target = address_of(readiness)
     try:
         async with asyncio.timeout(timeout_s):
             return await _check(readiness, target, tree_pids, timeout_s)
@@ -94,7 +92,7 @@ async def _serves(model: str, target: Address, timeout_s: float) -> ProbeResult:
     answer = await get(target, timeout_s)
     where = f"port {target.port}"
     if answer.status in KEY_WANTED:
-        # vLLM with an API key guards /v1 and not /health; the listener is proved, and the key is not ours to know
+        # vLLM with an API key guards /v1 and not /health; the listener is proved, and the pool does not name the key
         return ProbeResult(True, f"{where} answers 200 from this run; its models are behind a key and not checked")
     if answer.status != OK:
         return ProbeResult(False, f"GET {MODELS_PATH} on {where} answers {answer.status}, not 200")

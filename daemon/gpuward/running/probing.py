@@ -8,14 +8,18 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from gpuward.engines.launch import Readiness
+from gpuward.engines.launch import Readiness, address_of
 from gpuward.host.log_reader import LogWatch
-from gpuward.host.probe import check
+from gpuward.host.probe import ProbeResult, check
+from gpuward.running.canary import Canary
 
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 1.0
 TIMEOUT_S = 5.0
 """A loading vLLM refuses connections; one that accepts and is slow gets this long (vllm.md, section 8)."""
+
+FIRST_ANSWER_S = 60.0
+"""How long a worker may take for its first request; it may compile for it. One that takes longer is asked again."""
 
 
 async def until_ready(
@@ -25,8 +29,12 @@ async def until_ready(
     started_s: float,
     tree: Callable[[], Collection[int]],
     missed: Callable[[str], None],
+    asks: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Return when the run is ready; ``missed`` is told each time what is still missing. Asks ever more slowly."""
+    """Return when the run is ready; ``missed`` is told each time what is still missing. Asks ever more slowly.
+
+    ``asks``: whether a worker that serves a model is ready only when it has answered a request.
+    """
     if readiness.after_s is not None:
         missed(f"counts as ready {readiness.after_s:g} s after its start")
         await asyncio.sleep(max(0.0, started_s + readiness.after_s - time.monotonic()))
@@ -41,9 +49,19 @@ async def until_ready(
                 ready, reason = watch.found(), f"waits for a line of output that matches {readiness.log_pattern!r}"
             else:
                 result = await check(readiness, tree, TIMEOUT_S)
+                if result.ready and readiness.model is not None and asks():
+                    missed("serves its model; waits for the answer to its first request")
+                    result = await _first_answer(readiness, readiness.model)
                 ready, reason = result.ready, result.reason
             if ready:
                 return
             missed(reason)
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, pause_s * 1.3)
+
+
+async def _first_answer(readiness: Readiness, model: str) -> ProbeResult:
+    """Ready is who has answered one request, or cannot be asked: an engine that dies of its first one never was."""
+    heard = await Canary(address_of(readiness), model).ask(FIRST_ANSWER_S)
+    ready = heard.canary in {"came", "refused"}
+    return ProbeResult(ready, "" if ready else f"serves its model and has not answered its first request: {heard.said}")

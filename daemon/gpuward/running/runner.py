@@ -29,6 +29,7 @@ from gpuward.policy.life import (
     StartRefused,
     Worker,
 )
+from gpuward.policy.liveness import Report
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, judged, never_started
 from gpuward.running.liveness import until_hung
@@ -54,6 +55,7 @@ class Handle:
     started_s: float
     reading: LogReading
     probing: asyncio.Task[None] | None = None
+    liveness: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,7 @@ class Runner:
             started_s=handle.started_s,
             tree=handle.live.tree,
             missed=lambda reason: self._reports.submit(name, ProbeMissed(run, reason)),
+            asks=lambda: (pool := self._reports.pool(name)) is not None and pool.liveness.canary,
         )
         self._reports.submit(name, BecameReady(run))
         await self._watch(name, run, readiness)
@@ -236,8 +239,15 @@ class Runner:
     async def _watch(self, name: str, run: int, readiness: Readiness) -> None:
         """Tell when a ready run hangs, where it can be asked at all."""
         if readiness.url is not None:
-            reason = await until_hung(readiness, lambda: self._reports.pool(name))
+            reason = await until_hung(
+                readiness, lambda: self._reports.pool(name), lambda report: self._note_liveness(name, run, report)
+            )
             self._reports.submit(name, Hung(run, reason))
+
+    def _note_liveness(self, name: str, run: int, report: Report) -> None:
+        handle = self.handles.get(name)
+        if handle is not None and handle.live.run == run:
+            handle.liveness = report
 
     def _stop_probing(self, handle: Handle) -> None:
         if handle.probing is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -38,6 +39,8 @@ class Api:
         self._requests = 0
         self._running: dict[int, Completion] = {}
         self.errored = False
+        self._keys = arguments.api_keys or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
+        self._asleep: list[tuple[int, int]] | None = None
         self._routes: dict[tuple[str, str], Callable[[Exchange], None]] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -46,14 +49,27 @@ class Api:
             ("GET", "/load"): lambda exchange: _answer(exchange, {"server_load": 0}),
             ("GET", "/v1/models"): self._models,
             ("GET", "/metrics"): self._show_metrics,
-            ("POST", "/v1/completions"): self._complete,
-            ("POST", "/v1/chat/completions"): self._complete,
             ("POST", "/sim/fault"): self._take_fault,
         }
+        if arguments.pooling:
+            self._routes |= {("POST", "/v1/embeddings"): self._embed, ("POST", "/pooling"): self._embed}
+        else:
+            self._routes |= {("POST", f"/v1/{kind}"): self._complete for kind in ("completions", "chat/completions")}
+        if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            self._routes |= {
+                ("POST", "/sleep"): lambda exchange: self._sleep(exchange, metric=True),
+                ("POST", "/pause"): lambda exchange: self._sleep(exchange, metric=False),
+                ("POST", "/wake_up"): self._wake_up,
+                ("POST", "/resume"): self._wake_up,
+                ("GET", "/is_sleeping"): lambda exchange: _answer(exchange, {"is_sleeping": self._asleep is not None}),
+            }
 
     def serve(self, exchange: Exchange) -> None:
         """Answer, now or when the engine has."""
         request = exchange.request
+        if self._keys and request.path.startswith("/v1") and not self._has_key(request.authorization):
+            _answer(exchange, {"error": "Unauthorized"}, 401)
+            return
         route = self._routes.get((request.method, request.path))
         if route is not None:
             route(exchange)
@@ -61,6 +77,9 @@ class Api:
             _answer(exchange, {"detail": "Method Not Allowed"}, 405)
         else:
             _answer(exchange, {"detail": "Not Found"}, 404)
+
+    def _has_key(self, authorization: str) -> bool:
+        return authorization in {f"Bearer {key}" for key in self._keys}
 
     def record_step(self, running: int, waiting: int, produced: list[int]) -> None:
         """The engine made a token for each request in ``produced``."""
@@ -83,18 +102,24 @@ class Api:
         exchange.answer(503 if self.errored else 200, b"")
 
     def _models(self, exchange: Exchange) -> None:
-        model: dict[str, object] = {
-            "id": self._arguments.served_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "vllm",
-            "root": self._arguments.model,
-            "parent": None,
-            "max_model_len": self._max_model_len,
-        }
-        _answer(exchange, {"object": "list", "data": [model]})
+        models: list[dict[str, object]] = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "vllm",
+                "root": self._arguments.model,
+                "parent": None,
+                "max_model_len": self._max_model_len,
+            }
+            for name in (self._arguments.served_name, *self._arguments.other_names)
+        ]
+        _answer(exchange, {"object": "list", "data": models})
 
     def _show_metrics(self, exchange: Exchange) -> None:
+        if not self._arguments.log_stats:
+            exchange.answer(200, b"python_info 1.0\n", "text/plain; version=0.0.4; charset=utf-8")
+            return
         cached = sum(completion.prompt_tokens + completion.produced for completion in self._running.values())
         exchange.answer(200, self._metrics.text(cached).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
@@ -103,7 +128,8 @@ class Api:
             _refuse(exchange, 500, "InternalServerError", ENGINE_DEAD)
             return
         try:
-            completion = read_completion(exchange, self._arguments.served_name, self._max_model_len, self._requests)
+            names = (self._arguments.served_name, *self._arguments.other_names)
+            completion = read_completion(exchange, names, self._max_model_len, self._requests)
         except BadRequest as error:
             _refuse(exchange, error.status, error.kind, str(error))
             return
@@ -113,7 +139,29 @@ class Api:
         self._metrics.prompt_tokens += completion.prompt_tokens
         exchange.connection.gone = lambda: self._abort(number)
         completion.begin()
-        self._engine.send("submit", number, completion.tokens, wait=False)
+        self._submit(number, completion.tokens)
+
+    def _submit(self, number: int, tokens: int) -> None:
+        """To the engine, or to those who wait until it wakes up."""
+        if self._asleep is not None:
+            self._asleep.append((number, tokens))
+        else:
+            self._engine.send("submit", number, tokens, wait=False)
+
+    def _embed(self, exchange: Exchange) -> None:
+        """An embedding is one step of the engine; its numbers mean nothing."""
+        self._complete(exchange)
+
+    def _sleep(self, exchange: Exchange, *, metric: bool) -> None:
+        self._asleep = self._asleep or []
+        self._metrics.asleep = metric
+        exchange.answer(200, b"")
+
+    def _wake_up(self, exchange: Exchange) -> None:
+        held, self._asleep, self._metrics.asleep = self._asleep or [], None, False
+        exchange.answer(200, b"")
+        for number, tokens in held:
+            self._submit(number, tokens)
 
     def _abort(self, number: int) -> None:
         """The client left."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
 _VALUES: Final = """
-additional-config allowed-headers allowed-methods allowed-origins api-key api-server-count attention-backend
+additional-config allowed-headers allowed-methods allowed-origins api-server-count attention-backend
 block-size chat-template chat-template-content-format code-revision collect-detailed-traces compilation-config
 config config-format convert cpu-offload-gb cudagraph-capture-sizes data-parallel-address data-parallel-backend
 data-parallel-rank data-parallel-rpc-port data-parallel-size data-parallel-size-local data-parallel-start-rank
@@ -58,6 +58,11 @@ class ServeArguments(NamedTuple):
     shutdown_timeout_s: float
     access_log: bool
     quiet_endpoints: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    certificate: tuple[str, str] | None = None
+    log_stats: bool = True
+    pooling: bool = False
 
     @property
     def world_size(self) -> int:
@@ -92,6 +97,11 @@ def parse_serve(arguments: Sequence[str]) -> ServeArguments:
         max_num_seqs=known.max_num_seqs,
         shutdown_timeout_s=known.shutdown_timeout,
         access_log=not known.disable_uvicorn_access_log,
+        other_names=tuple((known.served_model_name or [])[1:]),
+        api_keys=tuple(known.api_key or ()),
+        certificate=(known.ssl_certfile, known.ssl_keyfile) if known.ssl_certfile else None,
+        log_stats=not known.disable_log_stats,
+        pooling="pooling" in (known.runner, known.task) or known.convert in ("embed", "classify"),
         quiet_endpoints=tuple(filter(None, known.disable_access_log_for_endpoints.split(","))),
     )
 
@@ -111,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--kv-transfer-config", type=_json_object)
     parser.add_argument("--lora-modules", nargs="+")
+    parser.add_argument("--api-key", nargs="+")
     parser.add_argument("--disable-access-log-for-endpoints", default="")
     for name in _VALUES.split():
         parser.add_argument(f"--{name}", *([_SHORT[name]] if name in _SHORT else []), help=argparse.SUPPRESS)

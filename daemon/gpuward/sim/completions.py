@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gpuward.sim.web import Exchange
@@ -136,19 +136,21 @@ class Wanted:
         return asked
 
 
-def read_completion(exchange: Exchange, served_name: str, max_model_len: int, number: int) -> Completion:
-    """Return the completion that a request asks for. Raises BadRequest."""
+def read_completion(exchange: Exchange, names: Sequence[str], max_model_len: int, number: int) -> Completion:
+    """Return the completion that a request asks for; ``names`` of the model. Raises BadRequest."""
     try:
         document = json.loads(exchange.request.body)
     except ValueError as error:
         raise BadRequest(400, "Bad Request", f"JSON decode error: {error}") from error
     if not isinstance(document, dict):
         raise BadRequest(400, "Bad Request", "Input should be a valid dictionary")
-    model = document.get("model", served_name)
-    if model != served_name:
+    model = document.get("model", names[0])
+    if model not in names:
         raise BadRequest(404, "NotFoundError", f"The model `{model}` does not exist.")
+    if "input" in document:
+        document = {"prompt": document["input"], "max_tokens": 1}
     chat = exchange.request.path == "/v1/chat/completions"
-    return Completion(exchange, number, served_name, Wanted(document, chat=chat, max_model_len=max_model_len))
+    return Completion(exchange, number, str(model), Wanted(document, chat=chat, max_model_len=max_model_len))
 
 
 def _prompt(document: Mapping[str, object], *, chat: bool) -> str:

@@ -233,6 +233,8 @@ class Engine:
             case None:
                 self._loop.unwatch(self._api.socket)
                 self._batch.clear()
+            case ["submit", int(), int()] if self._job.settings.fault("first-request", "run"):
+                raise Told("RuntimeError: This kernel supports head_dim 32 to 256, but got head_dim=16")
             case ["submit", int(request), int(tokens)]:
                 self._batch.add(request, tokens)
             case ["abort", int(request)]:

@@ -16,6 +16,7 @@ overshoot:2GiB       graph capture takes this much beyond the budget, and keeps 
 error:NAME@PHASE     the worker ends in vLLM's words for NAME: {", ".join(ERRORS)}
 cuda-fault@PHASE     an illegal memory access in the engine
 engine-killed@PHASE  the engine gets SIGKILL
+first-request        the engine dies of its first request, as of a kernel that the model does not fit
 hang@PHASE           the engine does nothing any more; /health stays 200
 ignore-term          the API server ignores SIGTERM
 leak:100MiB/s@PHASE  every rank's memory grows until the GPU is full
@@ -23,7 +24,7 @@ lag:S                the GPU gives the memory back S seconds after its process h
 PHASE is start (while the engine loads) or run (after ready, the default); +SECONDS waits within it: oom@run+1.5"""
 
 _FAULT: Final = re.compile(
-    r"(?P<kind>exit|oom|oom-above|oom-at|overshoot|error|cuda-fault|engine-killed|hang"
+    r"(?P<kind>exit|oom|oom-above|oom-at|overshoot|error|cuda-fault|engine-killed|first-request|hang"
     r"|ignore-term|leak|lag)(:(?P<value>[^@]+))?"
     r"(@(?P<phase>start|ready|run)(\+(?P<delay>\d+(\.\d+)?))?)?"
 )

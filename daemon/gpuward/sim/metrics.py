@@ -22,6 +22,7 @@ class Metrics:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.iterations = 0
+        self.asleep = False
         self.finished = {"stop": 0, "length": 0, "abort": 0}
         self._labels = f'engine="0",model_name="{model_name}"'
         self._utilization = utilization
@@ -41,12 +42,13 @@ class Metrics:
             ("num_requests_running", "gauge", self.gauges.running),
             ("num_requests_waiting", "gauge", self.gauges.waiting),
             ("kv_cache_usage_perc", "gauge", min(1.0, tokens_in_cache / max(1, self._kv_tokens))),
-            ("engine_sleep_state", "gauge", 0),
             ("num_preemptions_total", "counter", 0),
             ("prompt_tokens_total", "counter", self.prompt_tokens),
             ("generation_tokens_total", "counter", self.generation_tokens),
         ):
             lines += self._family(name, kind, {"": value})
+        states = {"awake": not self.asleep, "weights_offloaded": self.asleep, "discard_all": False}
+        lines += self._family("engine_sleep_state", "gauge", {f',sleep_state="{s}"': is_ for s, is_ in states.items()})
         reasons = {f',finished_reason="{reason}"': count for reason, count in self.finished.items()}
         lines += self._family("request_success_total", "counter", reasons)
         lines += ["# TYPE vllm:iteration_tokens_total histogram"]

@@ -15,6 +15,7 @@ from gpuward.sim.loop import Loop
 _REASONS: Final = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     413: "Request Entity Too Large",
@@ -28,12 +29,13 @@ _READ_BYTES: Final = 65536
 
 
 class Request(NamedTuple):
-    """One request, whole. ``line`` is for the access log."""
+    """One request, whole. ``line`` is for the access log, ``authorization`` what it has in the header of that name."""
 
     method: str
     path: str
     body: bytes
     line: str
+    authorization: str = ""
 
 
 class Exchange(NamedTuple):
@@ -169,7 +171,8 @@ class Connection:
         self.busy = True
         line = first.decode("latin-1")
         path = match[2].decode("latin-1").partition("?")[0]
-        self._server.serve(Exchange(Request(match[1].decode(), path, rest[: int(length)], line), self))
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        self._server.serve(Exchange(Request(match[1].decode(), path, rest[: int(length)], line, authorization), self))
 
 
 class WebServer:
@@ -180,6 +183,7 @@ class WebServer:
     ) -> None:
         self._loop = loop
         self.serve = serve
+        self.tls: Callable[[socket.socket], socket.socket] | None = None
         self._access_log = access_log
         self._quiet = quiet
         self._listener: socket.socket | None = None
@@ -232,6 +236,12 @@ class WebServer:
         assert self._listener is not None
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             client, address = self._listener.accept()
+            if self.tls is not None:
+                try:
+                    client = self.tls(client)
+                except OSError:
+                    client.close()
+                    return
             client.setblocking(False)
             connection = Connection(self, client, f"{address[0]}:{address[1]}")
             self._connections.add(connection)

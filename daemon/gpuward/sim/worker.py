@@ -61,6 +61,10 @@ class ApiServer:
         self._console.info("utils.py:306", f"vLLM API server version {VERSION} (simulated by gpuward)")
         time.sleep(self._settings.start_s * _IMPORTS_SHARE)
         try:
+            if self._arguments.certificate is not None:
+                from gpuward.sim.tls import tls_with
+
+                self._web.tls = tls_with(*self._arguments.certificate)
             self._web.bind(self._arguments.host, self._arguments.port)
             job = self._job()
             self._start_engine(job)
@@ -131,7 +135,7 @@ class ApiServer:
         self._api = Api(self._arguments, job.max_model_len, kv_tokens, self._engine.channel, self._on_fault_asked)
         self._loop.watch(self._engine.channel.socket, self._on_engine)
         host, port = self._arguments.host, self._arguments.port
-        self._console.info("entry.py:136", "Supported tasks: ['generate']")
+        self._console.info("entry.py:136", f"Supported tasks: ['{'embed' if self._arguments.pooling else 'generate'}']")
         self._console.info("entry.py:140", f"Starting vLLM server on http://{host}:{port}")
         self._web.listen()
         say(f"INFO:     Started server process [{os.getpid()}]", "INFO:     Waiting for application startup.")

@@ -6,8 +6,10 @@ import http.client
 import json
 import os
 import signal
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
@@ -76,3 +78,119 @@ def test_a_server_with_more_requests_than_it_can_serve_is_left_alone(daemon: Dae
 
     after = daemon.worker("m/0")
     assert (after["run"], after["ready"]) == (1, True)
+
+
+def freeze(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def engine_of(worker: dict[str, Any]) -> list[int]:
+    return [process.pid for process in psutil.Process(worker["pid"]).children(recursive=True)]
+
+
+def liveness_of(daemon: DaemonUnderTest) -> str:
+    report = daemon.worker("m/0")["liveness"]
+    return str(report["state"]) if report else ""
+
+
+def outlives(daemon: DaemonUnderTest, seconds: float) -> None:
+    """The run goes on for so long, longer than any hang would take to be found."""
+    began_s = daemon.worker("m/0")["uptime_s"]
+    eventually(lambda: daemon.worker("m/0")["uptime_s"] > began_s + seconds, within_s=seconds + 10)
+    assert (daemon.worker("m/0")["run"], daemon.worker("m/0")["ready"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'extra-args = ["--api-key", "secret"]',
+        'env = { VLLM_API_KEY = "secret" }',
+        'extra-args = ["--runner", "pooling"]',
+        'extra-args = ["--served-model-name", "a", "b"]',
+    ],
+)
+def test_a_frozen_engine_is_found_however_it_must_be_asked(daemon: DaemonUnderTest, settings: str) -> None:
+    daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\n{settings}'))
+    before = daemon.all_ready()["m/0"]
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+
+    freeze(engine_of(before))
+    after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
+
+    assert after["last_exit"]["cause"] == "hang"
+
+
+def test_a_worker_that_serves_tls_becomes_ready_and_is_found_when_it_freezes(daemon: DaemonUnderTest) -> None:
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=elsewhere", "-days", "2"]
+    words += ["-keyout", str(daemon.root / "k.pem"), "-out", str(daemon.root / "c.pem")]
+    subprocess.run(words, check=True, capture_output=True, timeout=30)
+    files = f'"--ssl-keyfile", "{daemon.root}/k.pem", "--ssl-certfile", "{daemon.root}/c.pem"'
+    daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\nextra-args = [{files}]'))
+    before = daemon.all_ready()["m/0"]
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+
+    freeze(engine_of(before))
+    after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
+
+    assert after["last_exit"]["cause"] == "hang"
+
+
+def test_a_server_that_answers_nothing_is_found_and_described_as_that(daemon: DaemonUnderTest) -> None:
+    daemon.start(WATCHED)
+    before = daemon.all_ready()["m/0"]
+
+    freeze([before["pid"]])
+    daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
+
+    reason = daemon.call("why", {"worker": "m/0"})["runs"][0]["reason"]
+    assert "does not answer HTTP at all" in reason
+    assert "token" not in reason
+
+
+def test_a_busy_server_without_counters_is_left_alone_and_says_what_is_not_watched(daemon: DaemonUnderTest) -> None:
+    daemon.environment["GPUWARD_SIM_TOKEN_S"] = "0.05"
+    words = '"--disable-log-stats", "--max-num-seqs", "1"'
+    daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\nextra-args = [{words}]'))
+    port = daemon.all_ready()["m/0"]["port"]
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            ask(port, "POST", "/v1/completions", {"model": "org/m", "prompt": "x", "max_tokens": 30})
+
+    with ThreadPoolExecutor(4) as clients:
+        for _ in range(4):
+            clients.submit(client)
+        outlives(daemon, 5)
+        over.set()
+
+    assert liveness_of(daemon) == "partly"
+    assert any("--disable-log-stats" in sentence for sentence in daemon.call("why", {"worker": "m/0"})["sentences"])
+
+
+@pytest.mark.parametrize("how", ["/sleep", "/pause"])
+def test_an_engine_that_sleeps_or_is_paused_is_left_alone(daemon: DaemonUnderTest, how: str) -> None:
+    daemon.environment["VLLM_SERVER_DEV_MODE"] = "1"
+    daemon.start(WATCHED)
+    port = daemon.all_ready()["m/0"]["port"]
+
+    assert ask(port, "POST", how) == 200
+    eventually(lambda: liveness_of(daemon) == "asleep", within_s=10)
+    outlives(daemon, 5)
+
+    assert ask(port, "POST", "/wake_up") == 200
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+
+
+def test_an_engine_that_dies_of_its_first_request_never_was_ready(daemon: DaemonUnderTest) -> None:
+    daemon.environment["GPUWARD_SIM_FAULT"] = "first-request"
+    daemon.start(WATCHED + "max-failures = 1\nwindow-s = 600\n")
+
+    daemon.until("m/0", lambda worker: worker["phase"] == "failed")
+
+    kinds = [event["kind"] for event in daemon.call("events", {"limit": 1000})["events"]]
+    assert "worker-ready" not in kinds
+    assert kinds.count("worker-starting") == 2
+    run = daemon.call("why", {"worker": "m/0"})["runs"][0]
+    assert any("head_dim=16" in line for line in run["evidence"])
