@@ -19,8 +19,9 @@ from gpuward.answering.gpu_commands import GpuCommands, Simulation
 from gpuward.answering.views import Views
 from gpuward.config.errors import ConfigError
 from gpuward.config.files import read_file
-from gpuward.config.host import HostSettings
+from gpuward.config.host import DEFAULT_GROUP, HostSettings
 from gpuward.config.host_file import decode_host_toml
+from gpuward.control.roles import Roles
 from gpuward.control.server import Server, SocketInUse
 from gpuward.daemon import CannotRun, Daemon, Parts
 from gpuward.engines.launch import HostContext
@@ -98,7 +99,12 @@ async def _run(
         asyncio.get_running_loop().set_default_executor(started_threads())
     except OSError as error:
         raise CannotRun(f"{error}; the host or this user has too many processes (ulimit -u)", permanent=False) from None
-    server = Server(places.socket, group=control.group, max_message_bytes=control.max_message_bytes)
+    server = Server(
+        places.socket,
+        Roles(control.group, control.admins),
+        max_message_bytes=control.max_message_bytes,
+        open_to_all=control.others == "read",
+    )
     try:
         server.open()
     except (SocketInUse, OSError) as error:
@@ -114,6 +120,8 @@ async def _run(
             Outward(log=log, publish=server.publish, observe=daemon.observe, hear=daemon.hear),
         )
         parts.commands.control_counters = server.counters.document
+        if server.trouble and (control.group != DEFAULT_GROUP or os.geteuid() == 0):
+            parts.supervisor.notice("control-group", server.trouble)
         await daemon.live(parts, server)
         return daemon.replaced
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from gpuward.control.requests import Request
-from gpuward.control.roles import Peer
+from gpuward.control.roles import Peer, Roles
 from gpuward.control.server import Refusal, Server
 
 MAX_BYTES = 100_000
@@ -35,7 +35,7 @@ class Served:
 
     async def _live(self) -> None:
         self._loop.set_exception_handler(lambda _, context: setattr(self, "failure", context.get("exception")))
-        self.server = Server(self.path, group="no-such-group", max_message_bytes=MAX_BYTES)
+        self.server = Server(self.path, Roles("no-such-group"), max_message_bytes=MAX_BYTES)
         self.server.open()
         self._listens.set()
         self._over = asyncio.Event()

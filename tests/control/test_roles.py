@@ -54,6 +54,20 @@ def test_a_member_of_the_group_operates_and_another_user_reads() -> None:
     assert Roles(group).of(other) is Role.READ
 
 
+def test_a_member_of_an_administrators_group_administrates() -> None:
+    group = grp.getgrgid(65534 if _has_group(65534) else grp.getgrall()[-1].gr_gid).gr_name
+
+    assert Roles("gpuctl", ("no-such-group", group)).of(65534) is Role.ADMIN
+
+
+def test_who_is_refused_is_told_whom_to_ask() -> None:
+    roles = Roles("operators", ("admins",))
+
+    assert roles.who(Role.ADMIN).endswith("or a member of group admins")
+    assert roles.who(Role.OPERATOR).endswith("or a member of group operators or a member of group admins")
+    assert (Peer(0, 1, Role.ADMIN).name, Peer(54_321, 1, Role.READ).name) == ("root", "user 54321")
+
+
 def test_a_group_that_does_not_exist_has_no_members() -> None:
     assert Roles("no-such-group").of(65534) is Role.READ
 

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 
 from gpuward.control.client import Client, Refused
 from gpuward.control.protocol import events_path, request
-from gpuward.control.roles import Role
+from gpuward.control.roles import Role, Roles
 from gpuward.control.server import PENDING_PER_PEER, Server, SocketInUse
 
 
@@ -105,7 +105,7 @@ def test_the_socket_is_for_its_owner_and_group_only(served: Served) -> None:
 
 def test_a_second_server_on_the_same_path_is_refused_and_the_first_goes_on(served: Served, polite: Client) -> None:
     async def open_another() -> None:
-        another = Server(served.path, group="no-such-group", max_message_bytes=MAX_BYTES)
+        another = Server(served.path, Roles("no-such-group"), max_message_bytes=MAX_BYTES)
         try:
             another.open()
         finally:

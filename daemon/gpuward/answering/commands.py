@@ -18,7 +18,7 @@ from gpuward.answering.past import events_document, log_document
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
-from gpuward.control.roles import Peer, Role
+from gpuward.control.roles import Peer, Role, Roles
 from gpuward.control.server import Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
@@ -41,7 +41,10 @@ from gpuward.policy.roll import starts_anew
 from gpuward.supervisor import Supervisor
 
 READING = frozenset({"ping", "status", "plan", "diff", "operation", "logs", "events", "why"})
-"""Operations that any local user may ask for; all others take an operator."""
+"""Operations that anybody who reaches the socket may ask for."""
+
+ADMINISTERING = frozenset({"apply", "reload", "detach", "reexec"})
+"""Operations that can run a new program, or end the daemon; a roll with a file is one too. All others operate."""
 
 
 class Commands:
@@ -51,6 +54,7 @@ class Commands:
         self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views, gpus: GpuCommands
     ) -> None:
         self._equipment = equipment
+        self._roles = Roles(equipment.settings.control.group, equipment.settings.control.admins)
         self._supervisor = supervisor
         self._fleets = fleets
         self._views = views
@@ -66,16 +70,16 @@ class Commands:
         """Answer one request, or raise Refusal."""
         if request.op not in READING:
             self._authorise(request, peer)
-            return await self._answer(request, peer)
+            return await self._answer(request)
         try:
-            return await self._answer(request, peer)
+            return await self._answer(request)
         except Refusal:
             raise
         except Exception as error:  # who only looks must not be able to end the daemon
             self._supervisor.journal.log.exception("internal-error", op=request.op)
             raise Refusal("failed", f"cannot {request.op}: internal error: {type(error).__name__}: {error}") from error
 
-    async def _answer(self, request: ask.Request, peer: Peer) -> Document:
+    async def _answer(self, request: ask.Request) -> Document:
         match request.args:
             case ask.FileArgs() as args:
                 return self._plan_or_apply(args, await _decoded(args))
@@ -101,7 +105,7 @@ class Commands:
                 worker = self._worker(args.worker)
                 return self._views.why(worker, self._equipment.records.history(worker.name))
             case _ if request.op in {"detach", "reexec"}:
-                return await self.leaving.answer(request.op, peer)
+                return await self.leaving.answer(request.op)
             case _:
                 return self._plain(request.op)
 
@@ -114,13 +118,15 @@ class Commands:
         return {**pong, "epoch": self._supervisor.journal.epoch, "open": self.open}
 
     def _authorise(self, request: ask.Request, peer: Peer) -> None:
-        if peer.role < Role.OPERATOR:
-            who = f"user {peer.uid}" if peer.uid is not None else "a user that the kernel did not name"
-            group = self._equipment.settings.control.group
-            raise Refusal("not-permitted", f"cannot {request.op} for {who}: only members of the group {group} may")
+        with_file = isinstance(request.args, ask.RollArgs) and request.args.file is not None
+        wanted = Role.ADMIN if request.op in ADMINISTERING or with_file else Role.OPERATOR
+        if peer.role < wanted:
+            what = f"{request.op} with a file" if with_file else request.op
+            message = f"not permitted: {what} needs {self._roles.who(wanted)}; you are {peer.name}"
+            raise Refusal("not-permitted", message)
         if not self.open:
             raise Refusal("busy", f"cannot {request.op} yet: the daemon is still taking over what runs; try again")
-        self._supervisor.journal.log.info("command", op=request.op, uid=peer.uid, pid=peer.pid)
+        self._supervisor.journal.log.info("command", op=request.op, user=peer.name, uid=peer.uid, pid=peer.pid)
 
     def _worker(self, name: str) -> Worker:
         worker = self._supervisor.state.workers.get(name)

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from gpuward import __version__
 from gpuward.answering.views import Document
-from gpuward.control.roles import Peer, Role
 from gpuward.control.server import Refusal
 from gpuward.host.reexec import CannotReplace, installed_version
 from gpuward.supervisor import Supervisor
@@ -22,15 +21,15 @@ class Life(Protocol):
 
 
 class Leaving:
-    """Answers ``detach`` and ``reexec``, for administrators."""
+    """Answers ``detach`` and ``reexec``, which only an administrator may ask for."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.life: Life | None = None
         self._supervisor = supervisor
 
-    async def answer(self, op: str, peer: Peer) -> Document:
-        """Check, tell what goes on, and let the daemon end."""
-        self._check(op, peer)
+    async def answer(self, op: str) -> Document:
+        """Tell which workers keep running, and let the daemon end."""
+        self._check(op)
         living = sorted(worker.name for worker in self._supervisor.state.workers.values() if worker.alive)
         if op == "detach":
             self._leave("gpuctl daemon detach")
@@ -39,7 +38,7 @@ class Leaving:
             version = await asyncio.to_thread(installed_version)
         except CannotReplace as error:
             raise Refusal("refused", f"nothing was replaced, gpuward {__version__} goes on: {error}") from None
-        self._check(op, peer)
+        self._check(op)
         self._leave(f"gpuctl daemon reexec from {__version__} to {version}", replace=True)
         return {"pid": os.getpid(), "workers": living, "from_version": __version__, "version": version}
 
@@ -47,8 +46,6 @@ class Leaving:
         assert self.life is not None
         self.life.detach(reason, replace=replace)
 
-    def _check(self, op: str, peer: Peer) -> None:
-        if peer.role < Role.ADMIN:
-            raise Refusal("not-permitted", f"cannot {op} for user {peer.uid}: only root and the daemon's own user may")
+    def _check(self, op: str) -> None:
         if self._supervisor.state.halting:
             raise Refusal("shutting-down", f"cannot {op}: the daemon is stopping its workers and ends anyway")

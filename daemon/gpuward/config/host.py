@@ -12,11 +12,20 @@ from msgspec import Struct, field
 MIB = 1024 * 1024
 
 
+DEFAULT_GROUP = "gpuctl"
+
+
 class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """The control socket. ``socket`` None: control.sock in the runtime directory. ``group``: its members operate."""
+    """The control socket. ``socket`` None: control.sock in the runtime directory.
+
+    Members of ``group`` operate (start, stop, restart), those of one of ``admins`` may do what can run a new program.
+    ``others``: whether every user of the host may connect and look.
+    """
 
     socket: str | None = None
-    group: str = "gpuctl"
+    group: str = DEFAULT_GROUP
+    admins: tuple[str, ...] = ()
+    others: Literal["none", "read"] = "none"
     max_message_bytes: int = 1 * MIB
 
 

@@ -20,6 +20,7 @@ from gpuward.config.rules import (
     at_least,
     between,
     devices,
+    lines_of_text,
     printable_text,
     regular_expression,
 )
@@ -32,6 +33,7 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
     "control": {
         "socket": absolute_path("/run/gpuward/control.sock"),
         "group": printable_text,
+        "admins": lines_of_text,
         "max_message_bytes": between(4096, 64 * MIB),
     },
     "directories": dict.fromkeys(("runtime", "state", "logs", "leases"), absolute_path("/var/lib/gpuward")),

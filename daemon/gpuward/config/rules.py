@@ -77,6 +77,12 @@ def printable_text(value: object) -> str | None:
     return None if value.isprintable() else "must be one line of printable characters"
 
 
+def lines_of_text(value: object) -> str | None:
+    """Lists of text of one printable line each."""
+    wrong = (printable_text(item) for item in value) if isinstance(value, list | tuple) else ()
+    return next((f"each {problem}" for problem in wrong if problem), None)
+
+
 def arguments(value: object) -> str | None:
     """Lists of text that a process can be given."""
     bad = isinstance(value, list | tuple) and any(isinstance(item, str) and "\0" in item for item in value)

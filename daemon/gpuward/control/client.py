@@ -13,6 +13,7 @@ from gpuward.control import protocol, zmtp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any, Self
 
@@ -21,6 +22,10 @@ DEFAULT_TIMEOUT_S = 10.0
 
 class Unreachable(Exception):
     """No daemon answers; the text says what is wrong with the socket and the way out."""
+
+
+class NotAllowed(Unreachable):
+    """The kernel does not let this user at the socket."""
 
 
 class Refused(Exception):
@@ -68,6 +73,8 @@ class Client:
             answer = self._answer_to(request_id, self._sent(frame, patience_s), patience_s)
         except BaseException as error:
             self.close()
+            if isinstance(error, PermissionError):
+                raise NotAllowed(_why_not_allowed(self.socket_path)) from error
             if isinstance(error, OSError | zmtp.NotZmtp):
                 raise Unreachable(why_unreachable(self.socket_path, error, patience_s)) from error
             raise
@@ -120,8 +127,6 @@ def why_unreachable(path: str, error: Exception, patience_s: float) -> str:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             why = f"there is no socket {path}; is the daemon running? If elsewhere: --socket PATH or $GPUWARD_SOCKET"
-        case PermissionError():
-            why = f"permission denied on {path}; root and members of group gpuctl may use it (usermod -aG gpuctl USER)"
         case ConnectionRefusedError() if not _is_socket(path):
             why = f"{path} is not a socket; name the daemon's one with --socket PATH or $GPUWARD_SOCKET"
         case ConnectionRefusedError():
@@ -135,6 +140,28 @@ def why_unreachable(path: str, error: Exception, patience_s: float) -> str:
         case _:
             why = f"{path}: {error}"
     return f"cannot reach gpuward: {why}"
+
+
+def _why_not_allowed(path: str) -> str:
+    """The sentence for a user whom the kernel does not let at the socket: whose it is, and the way in."""
+    import grp
+    import pwd
+
+    def named(number: int, names: Callable[[int], Sequence[object]]) -> str:
+        try:
+            return str(names(number)[0])
+        except KeyError:
+            return str(number)
+
+    try:
+        known = os.stat(path)  # noqa: PTH116
+        what = path
+    except OSError:
+        what = os.path.dirname(path)  # noqa: PTH120
+        known = os.stat(what)  # noqa: PTH116
+    group, me = named(known.st_gid, grp.getgrgid), named(os.geteuid(), pwd.getpwuid)
+    whose = f"{what} belongs to {named(known.st_uid, pwd.getpwuid)}:{group} (mode {stat.S_IMODE(known.st_mode):04o})"
+    return f"not permitted: {whose}, you are {me}; to operate, join group {group}: usermod -aG {group} {me}"
 
 
 def _is_socket(path: str) -> bool:

@@ -29,12 +29,21 @@ class Peer:
     pid: int | None
     role: Role
 
+    @property
+    def name(self) -> str:
+        """The user as people know it."""
+        return "an unknown user" if self.uid is None else user_name(self.uid)
+
 
 @dataclass(slots=True)
 class Roles:
-    """Peer credentials -> role: root and the daemon's user administrate, members of ``group`` operate, others read."""
+    """Peer credentials -> role.
+
+    Root, the daemon's user and members of one of ``admins`` administrate, members of ``group`` operate, others read.
+    """
 
     group: str
+    admins: tuple[str, ...] = ()
     _known: dict[int, tuple[Role, float]] = field(default_factory=dict)
 
     def peer(self, address: object) -> Peer:
@@ -51,17 +60,38 @@ class Roles:
         now_s = time.monotonic()
         role, until_s = self._known.get(uid, (Role.READ, now_s))
         if now_s >= until_s:
-            role = Role.OPERATOR if self._is_member(uid) else Role.READ
+            role = self._by_groups(uid)
             self._known[uid] = (role, now_s + KNOWN_FOR_S)
         return role
 
-    def _is_member(self, uid: int) -> bool:
-        try:
-            user = pwd.getpwuid(uid)
-            gid = grp.getgrnam(self.group).gr_gid
-        except KeyError:
-            return False
-        return gid in os.getgrouplist(user.pw_name, user.pw_gid)
+    def who(self, role: Role) -> str:
+        """Say who has a role, for whoever is refused."""
+        daemon = [] if os.geteuid() == 0 else [f"{user_name(os.geteuid())} (the daemon's user)"]
+        groups = list(self.admins) if role is Role.ADMIN else [self.group, *self.admins]
+        return " or ".join(["root", *daemon, *(f"a member of group {group}" for group in groups)])
+
+    def _by_groups(self, uid: int) -> Role:
+        if any(is_member(uid, group) for group in self.admins):
+            return Role.ADMIN
+        return Role.OPERATOR if is_member(uid, self.group) else Role.READ
+
+
+def is_member(uid: int, group: str) -> bool:
+    """Whether a user is in a group; not where either does not exist."""
+    try:
+        user = pwd.getpwuid(uid)
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        return False
+    return gid in os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def parse_peer_address(address: str) -> tuple[int, int] | None:

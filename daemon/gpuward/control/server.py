@@ -86,11 +86,13 @@ _encoder = msgspec.json.Encoder()
 class Server:
     """Both sockets; `open` binds them, `serve` runs until cancelled, `close` removes them."""
 
-    def __init__(self, path: str, *, group: str, max_message_bytes: int) -> None:
+    def __init__(self, path: str, roles: Roles, *, max_message_bytes: int, open_to_all: bool = False) -> None:
         self.path = path
         self.counters = Counters()
-        self._group = group
-        self._roles = Roles(group)
+        self.roles = roles
+        self.trouble = ""
+        """What keeps operators from connecting; empty where nothing does."""
+        self._open_to_all = open_to_all
         self._max_message_bytes = max_message_bytes
         self._intake = Intake((path, events_path(path)), max_message_bytes, self._count_endless)
         self._lock = -1
@@ -160,11 +162,20 @@ class Server:
         self._give_to_group()
 
     def _give_to_group(self) -> None:
-        """Let operators connect; where the group does not exist (or this user is not in it) only this user can."""
-        with suppress(KeyError, PermissionError):
-            gid = grp.getgrnam(self._group).gr_gid
-            for path in (self.path, events_path(self.path)):
+        """Let operators connect, and others where they may look; a socket has one group, so that admins need it too."""
+        paths = (self.path, events_path(self.path))
+        group = self.roles.group
+        try:
+            gid = grp.getgrnam(group).gr_gid
+            for path in paths:
                 os.chown(path, -1, gid)
+        except KeyError:
+            self.trouble = f"there is no group {group}: only root and the daemon's user can use {self.path}"
+        except PermissionError:
+            self.trouble = f"the daemon's user is not in group {group}: only root and that user can use {self.path}"
+        if self._open_to_all:
+            for path in paths:
+                Path(path).chmod(0o666)
 
     @property
     def in_place(self) -> bool:
@@ -217,7 +228,7 @@ class Server:
             self._answer(sender, _error(request.id, "busy", message))
             return
         self._pending[identity] = waiting + 1
-        peer = self._roles.peer(_address(frames[-1]))
+        peer = self.roles.peer(_address(frames[-1]))
         self._keep(asyncio.create_task(self._serve_one(sender, request, peer, dispatch)))
 
     def _body(self, frames: list[zmq.Frame]) -> bytes:

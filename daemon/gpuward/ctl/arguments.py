@@ -30,7 +30,11 @@ class Command:
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that stand before or after every verb."""
-    parser.add_argument("--socket", metavar="PATH", help="control socket ($GPUWARD_SOCKET, /run/gpuward/control.sock)")
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="control socket ($GPUWARD_SOCKET, /run/gpuward/control.sock, your own daemon's)",
+    )
     parser.add_argument("-o", "--output", choices=FORMATS, default="table", help="what to print (table)")
     parser.add_argument("--color", choices=COLORS, default="auto", help="auto: on a terminal, unless $NO_COLOR is set")
     parser.add_argument("--no-headers", action="store_true", help="tables without header lines")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # without the enums
 import argparse
 import os
 import sys
 
 from gpuward.control import protocol
-from gpuward.control.client import Client, Refused, Unreachable
+from gpuward.control.client import Client, NotAllowed, Refused, Unreachable
 from gpuward.ctl.arguments import Command, common_arguments
 from gpuward.ctl.screen import NARROW_DEFAULT, Screen, standard_screen, terminal_width
 from gpuward.ctl.trouble import Trouble, Usage
@@ -72,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(command: Command, args: argparse.Namespace, screen: Screen) -> int:
     """Run ``command`` against the daemon; every way to fail becomes a sentence on stderr and an exit code."""
-    path = args.socket or os.environ.get("GPUWARD_SOCKET") or protocol.DEFAULT_SOCKET
+    path = args.socket or os.environ.get("GPUWARD_SOCKET") or usual_socket()
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is an exception that is caught
         with Client(path) as client:
             code = command.run(args, client, screen)
         screen.out.flush()
@@ -85,13 +87,26 @@ def run(command: Command, args: argparse.Namespace, screen: Screen) -> int:
         return protocol.EXIT_BY_ERROR.get(refused.code, protocol.EXIT_FAILED)
     except Unreachable as unreachable:
         screen.complain(str(unreachable))
-        return protocol.EXIT_UNREACHABLE
+        return protocol.EXIT_NOT_PERMITTED if isinstance(unreachable, NotAllowed) else protocol.EXIT_UNREACHABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # nobody else raises one: the output cannot be written
+        _forget_stdout()
+        screen.complain(f"cannot write the output: {error.strerror}")
+        return protocol.EXIT_FAILED
     return code
+
+
+def usual_socket() -> str:
+    """The service's socket, or where that is not there, the one of a daemon that this user runs."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache/run")  # noqa: PTH111 - no pathlib
+    own = f"{runtime}/gpuward/control.sock"
+    if not os.path.exists(protocol.DEFAULT_SOCKET) and os.path.exists(own):  # noqa: PTH110
+        return own
+    return protocol.DEFAULT_SOCKET
 
 
 def split_verb(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import random
 from pathlib import Path
 from typing import Any
@@ -154,19 +156,48 @@ def test_who_is_neither_root_nor_in_the_group_may_look_and_nothing_else(daemon: 
     told = _as_user(54_321, daemon.socket)
 
     assert told["status"] == ["w/0"]
-    assert told["stop"] == ["not-permitted", "cannot stop for user 54321: only members of the group gpuctl may"]
-    assert told["apply"][0] == told["scale"][0] == "not-permitted"
+    assert told["stop"][0] == told["apply"][0] == told["scale"][0] == told["reexec"][0] == "not-permitted"
+    assert told["stop"][1] == "not permitted: stop needs root or a member of group gpuctl; you are user 54321"
     assert (daemon.worker("w/0")["phase"], daemon.worker("w/0")["run"]) == ("ready", 1)
 
 
-def _as_user(uid: int, socket: str) -> dict[str, Any]:
+def test_an_operator_may_restart_and_not_bring_in_a_program(daemon: DaemonUnderTest) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    member = pwd.getpwnam("nobody")
+    group = grp.getgrgid(member.pw_gid).gr_name
+    daemon.start(FLEET, config=f'[control]\ngroup = "{group}"\n')
+    daemon.all_ready()
+    daemon.root.chmod(0o755)
+
+    told = _as_user(member.pw_uid, daemon.socket, member.pw_gid)
+
+    assert {op: told[op][0] for op in ("apply", "roll", "reload", "reexec")} == dict.fromkeys(
+        ("apply", "roll", "reload", "reexec"), "not-permitted"
+    )
+    assert told["apply"][1] == "not permitted: apply needs root; you are nobody"
+    assert told["roll"][1] == "not permitted: roll with a file needs root; you are nobody"
+    assert (told["stop"][0], told["restart"][0]) == ("done", "done")
+
+
+def test_readers_are_let_in_where_the_host_says_so_and_a_missing_group_is_told(daemon: DaemonUnderTest) -> None:
+    daemon.start(FLEET, config='[control]\ngroup = "no-such-group"\nothers = "read"\n')
+
+    mode = Path(daemon.socket).stat().st_mode & 0o777
+    (notice,) = daemon.call("status")["daemon"]["notices"]
+
+    assert mode == 0o666
+    assert notice.startswith("there is no group no-such-group: only root and the daemon's user can use ")
+
+
+def _as_user(uid: int, socket: str, gid: int | None = None) -> dict[str, Any]:
     """Ask as another user, from a child process."""
     ours, its = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setgroups([])
-            os.setgid(uid)
+            os.setgid(gid if gid is not None else uid)
             os.setuid(uid)
             os.write(its, json.dumps(_told(socket)).encode())
         finally:
@@ -184,8 +215,12 @@ def _told(socket: str) -> dict[str, Any]:
         told["status"] = [worker["name"] for worker in client.call("status")["workers"]]
         for op, args in (
             ("stop", {"all": True}),
+            ("restart", {"targets": ["w/0"]}),
             ("scale", {"pool": "w", "workers": 0}),
             ("apply", {"text": "", "name": "f.toml", "directory": "/"}),
+            ("roll", {"pool": "w", "file": {"text": "", "name": "f.toml", "directory": "/"}}),
+            ("reload", {}),
+            ("reexec", {}),
         ):
             try:
                 told[op] = ["done", str(client.call(op, args))]
