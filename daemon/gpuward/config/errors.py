@@ -11,6 +11,8 @@ from gpuward.config.fleet import Remark
 
 def one_line(text: str) -> str:
     """Text of a stranger's file for a sentence: line ends and control characters (terminals obey them) escaped."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -26,7 +28,7 @@ class ConfigError(Exception):
 
     def __init__(self, file: str, problems: Sequence[Remark]) -> None:
         self.file = file
-        self.problems = _bounded(tuple(problems))
+        self.problems = bounded(tuple(problems))
         super().__init__("\n".join(remark.message for remark in self.named))
 
     @property
@@ -35,7 +37,8 @@ class ConfigError(Exception):
         return tuple(structs.replace(one, message=f"{self.file}: {one.message}") for one in self.problems)
 
 
-def _bounded(problems: tuple[Remark, ...]) -> tuple[Remark, ...]:
+def bounded(problems: tuple[Remark, ...]) -> tuple[Remark, ...]:
+    """Return the first hundred problems, and how many more there are."""
     if len(problems) <= PROBLEMS_MAX:
         return problems
     more = Remark(code="bad-value", pool=None, message=f"and {len(problems) - PROBLEMS_MAX} more problems like these")

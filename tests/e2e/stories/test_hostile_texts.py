@@ -24,6 +24,8 @@ HOSTILE = {
     "hex.yaml": "VllmWorker:\n  model: m\n  ServiceArgs:\n    workers: 0x" + "f" * 5000 + "\n",
     "pools.toml": "".join(f'[pool.p{number}]\nmodel = "m"\n' for number in range(1900)),
     "keys.toml": ONE + "".join(f"key{number} = 1\n" for number in range(19_000)),
+    "crowd.toml": "".join(f'[pool.p{number}]\nmodel = "m"\nworkers = 10000\n' for number in range(256)),
+    "indices.toml": "".join(f'[pool.p{number}]\nmodel = "m"\ngpus = {list(range(70))}\n' for number in range(250)),
     "items.yaml": "A:\n" + "".join(f"  k{number}: 1\n" for number in range(9000)),
 }
 
@@ -70,6 +72,17 @@ def test_a_hostile_text_is_refused_and_nobody_waits_for_it(daemon: DaemonUnderTe
     assert refused == {"plan": True, "diff": True, "apply": True}
     assert daemon.call("ping")["pid"] == pid
     assert pings.slowest_s < 0.5  # 0.1 on a quiet machine; decoding the largest takes a second
+
+
+def test_a_pool_is_not_scaled_beyond_what_a_host_takes(daemon: DaemonUnderTest) -> None:
+    daemon.start(ONE)
+    began_s = time.monotonic()
+
+    scaled = daemon.ctl("scale", "m=9999")
+
+    assert scaled.returncode == 6
+    assert "cannot plan 9999 workers: one host takes at most 1024" in scaled.stderr
+    assert time.monotonic() - began_s < 5
 
 
 @pytest.mark.parametrize("name", ["hex.toml", "size.toml", "surrogate.yaml", "pattern.toml"])
