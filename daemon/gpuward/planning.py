@@ -16,7 +16,7 @@ from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.apply import Ports
 from gpuward.policy.host_plan import plan_on_host
 from gpuward.policy.inventory import Snapshot
-from gpuward.policy.life import Goal
+from gpuward.policy.life import Goal, Worker
 from gpuward.policy.plan import Plan
 from gpuward.policy.ports import assign, explicit_ports, served_port
 from gpuward.policy.reload import Change, compare
@@ -113,9 +113,7 @@ class Planner:
         """Plan a fleet in the place of ``old``; a run that has its definition already is none that changes."""
         workers = self._supervisor.state.workers
         devices = {name: worker.device_uuids for name, worker in workers.items() if not worker.removed}
-        running = {
-            name: worker.definition for name, worker in workers.items() if worker.alive and worker.ending is None
-        }
+        running = {name: worker.definition for name, worker in workers.items() if _runs_as_placed(worker)}
         plan = self.plan(fleet, self._supervisor.state.snapshot, devices)
         down = {name for name, worker in workers.items() if worker.goal is Goal.DOWN and not worker.alive}
         changes = told_as_stopped(compare(old, fleet, devices, plan, running), down)
@@ -161,6 +159,11 @@ class Planner:
             for index, name in enumerate(pool.worker_names):
                 ports[name] = Ports(block=blocks[name], serves_on=served_port(pool, index, blocks[name]))
         return ports
+
+
+def _runs_as_placed(worker: Worker) -> bool:
+    """Whether its run stays, and is on the GPUs that it is to have: a roll may have to come to it yet."""
+    return worker.alive and worker.ending is None and worker.run_uuids == worker.device_uuids
 
 
 def summary(changes: tuple[Change, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
 from tests.policy.fleets import a_snapshot, applied
 from tests.policy.test_ramp import a_pool, all_ready, an_end, started
 
@@ -300,9 +301,24 @@ def test_a_pool_without_a_ready_worker_is_changed_at_once() -> None:
     assert (terminated(effects), state.rolls) == (["m/0"], {})
 
 
-def test_a_failed_worker_gets_the_new_definition_at_once_and_nobody_goes_back_if_it_fails_again() -> None:
+def test_a_failed_worker_of_an_engine_is_the_first_to_try_a_definition_and_if_it_fails_again_none_is_touched() -> None:
     state, _ = step(all_ready(), [("m/3", an_end(1))], 9.0)
-    state, effects = applied(state, [NEW], Fleet(pools=(OLD,)), 10.0)
+    state, _ = applied(state, [NEW], Fleet(pools=(OLD,)), 10.0)
+    state, _ = observe(state, a_snapshot(at_s=11.0), 11.0)
+
+    state, effects = step(state, [("m/3", an_end(2))], 12.0)
+
+    assert terminated(effects) == []
+    assert "m/0 was not touched: m/3 started first with this definition and has failed" in told(effects)["roll-back"]
+
+
+def test_a_failed_worker_gets_the_new_definition_at_once_and_nobody_goes_back_if_it_fails_again() -> None:
+    old = a_pool(engine="command", command=("x",))
+    new = structs.replace(old, env={"A": "1"})
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [old])
+    state, _ = step(state, [(f"m/{index}", BecameReady(1)) for index in range(4)], 1.0)
+    state, _ = step(state, [("m/3", an_end(1))], 9.0)
+    state, effects = applied(state, [new], Fleet(pools=(old,)), 10.0)
     begun = (state.workers["m/3"].phase, terminated(effects))
 
     state, _ = observe(state, a_snapshot(at_s=11.0), 11.0)

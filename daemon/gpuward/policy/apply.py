@@ -127,8 +127,10 @@ def _roll_of(state: FleetState, pool: Pool, applied: Applied) -> Roll:
     moved = {one.name for one in left if _devices(applied.plan, one.name) != one.run_uuids}
     keys = dict.fromkeys(key for one in left for key in changes[one.name].keys)
     new = [name for name, change in changes.items() if change.action == "start"]
+    goes_on = before if before is not None and definition(state.pools[pool.name]) == definition(pool) else None
+    to_come = (*goes_on.left, *goes_on.under_way) if goes_on is not None else ()
     return Roll(
-        left=tuple(one.name for one in left),
+        left=tuple(one.name for one in state.members(pool.name) if one in left or one.name in to_come),
         turns={name: state.workers[name].run + 1 if name in state.workers else 1 for name in new},
         earlier=earlier if definition(earlier) != definition(pool) else None,
         steps={**(before.steps if before is not None else {}), **{one.name: one.steps for one in left if one.steps}},

@@ -34,7 +34,8 @@ from gpuward.policy.phases import enter, waiting
 from gpuward.policy.preflight import would_not_return
 from gpuward.policy.reasons import Wait
 from gpuward.policy.retiring import may_retire
-from gpuward.policy.roll import Roll, Seen, next_look_s, reason_of, roll_on
+from gpuward.policy.roll import Roll, next_look_s, reason_of, roll_on
+from gpuward.policy.taking import Seen
 from gpuward.policy.worker import begin_run, begin_stop
 from gpuward.policy.worker import step as step_worker
 

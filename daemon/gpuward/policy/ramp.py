@@ -20,7 +20,7 @@ _OF_THE_GPU: Final = frozenset({"gpu-hardware", "cuda-fault"})
 
 def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> Wait | None:
     """Say why a worker of a pool has to wait for others of it; None where it may start."""
-    if pool.workers < 2 or pool.engine == "command":
+    if not first_starts_alone(pool):
         return None
     members = [other for other in workers if other.pool == pool.name and other.goal is Goal.UP and not other.removed]
     others = [other for other in members if other.name != worker.name]
@@ -37,6 +37,11 @@ def ramp_obstacle(workers: Iterable[Worker], worker: Worker, pool: Pool) -> Wait
             text = f"waits for {other.name} ({other.phase}): the first worker of a pool starts alone"
             return Wait(kind="first-worker", text=text, on=other.name)
     return None
+
+
+def first_starts_alone(pool: Pool) -> bool:
+    """Whether the first worker of the pool that has a definition is waited for before the others start."""
+    return pool.workers >= 2 and pool.engine != "command"
 
 
 def _too_many(others: Iterable[Worker], pool: Pool) -> Wait | None:

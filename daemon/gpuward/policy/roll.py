@@ -7,12 +7,13 @@ Who does not serve anyway gets the new definition at once. The only ready worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gpuward.config.fleet import Pool
-from gpuward.policy.life import Goal, LadderStep, Phase, Worker
+from gpuward.policy.life import LadderStep, Phase, Worker
 from gpuward.policy.reload import definition
+from gpuward.policy.taking import Seen, held_back, is_in_the_way, may_go, nobody_else, takes_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +73,12 @@ class Turn:
     about: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a roll is looked at by; ``obstacles``: why a worker would not come back."""
-
-    workers: Mapping[str, Worker]
-    now_s: float
-    obstacles: Mapping[str, str] = field(default_factory=dict)
-
-
 def roll_on(roll: Roll, seen: Seen, pool: Pool) -> Turn:
     """Look at a roll again."""
-    roll = _of_this_version(roll)
+    roll, seen = _of_this_version(roll), replace(seen, force=roll.force)
     for name in roll.turns:
         worker = seen.workers.get(name)
-        ended = _failure(roll, worker, seen) if worker is not None and _takes_part(worker) else ""
+        ended = _failure(roll, worker, seen, pool) if worker is not None and takes_part(worker) else ""
         if worker is not None and ended:
             return _after_a_failure(roll, worker, ended, seen, pool)
     roll = replace(roll, rolled=(*roll.rolled, *(name for name in roll.under_way if _is_done(roll, name, seen, pool))))
@@ -120,7 +112,7 @@ def _of_this_version(roll: Roll) -> Roll:
 
 def _is_done(roll: Roll, name: str, seen: Seen, pool: Pool) -> bool:
     worker = seen.workers.get(name)
-    if worker is None or not _takes_part(worker):
+    if worker is None or not takes_part(worker):
         return True
     if name in roll.hopeless and (worker.phase is Phase.FAILED or _fell(worker, roll.turns[name])):
         return True
@@ -134,7 +126,7 @@ def _take_turns(roll: Roll, seen: Seen, pool: Pool) -> Turn:
     restarts, passed = list(again), []  # `again`: the daemon that began their restart has not come to do it
     for name in sorted(roll.left, key=lambda name: _serves(seen.workers.get(name))):
         worker = seen.workers.get(name)
-        if worker is None or not _takes_part(worker):
+        if worker is None or not takes_part(worker):
             passed.append(name)
             continue
         has_it = roll.earlier is not None and _has(worker, pool)
@@ -145,9 +137,12 @@ def _take_turns(roll: Roll, seen: Seen, pool: Pool) -> Turn:
             roll, restarted = _of_who_does_not_serve(roll, worker, seen)
             restarts += restarted
             continue
-        if not _may_go(roll, worker, seen, pool, restarts):
+        going = {*restarts, *roll.under_way} - {*roll.rolled}
+        if not (is_in_the_way(worker, seen) or may_go(worker, seen, pool, going, roll.hopeless)):
             continue
-        obstacle = "" if roll.force else seen.obstacles.get(name) or _nobody_else(worker, seen, pool)
+        obstacle = held_back(seen, pool)
+        if not roll.force:
+            obstacle = obstacle or seen.obstacles.get(name) or nobody_else(worker, seen, pool)
         if obstacle:
             return _after_a_failure(roll, worker, f"{name} was not touched: {obstacle}", seen, pool)
         roll = _with_turn(roll, worker, worker.run + 1)
@@ -167,38 +162,6 @@ def _over(roll: Roll, pool: Pool) -> Turn:
 
 def _serves(worker: Worker | None) -> bool:
     return worker is not None and worker.phase is Phase.READY
-
-
-def _may_go(roll: Roll, worker: Worker, seen: Seen, pool: Pool, restarts: list[str]) -> bool:
-    """Whether a ready worker may be away now; who has failed before is neither waited for nor counted."""
-    others = [one for one in _members(seen, pool) if one.name != worker.name]
-    going = {*restarts, *roll.under_way} - {*roll.rolled}
-    away = sum(
-        one.name in going or not (one.phase in {Phase.READY, Phase.FAILED} or one.name in roll.hopeless)
-        for one in others
-    )
-    if away >= pool.max_unavailable:
-        return False
-    serving = any(one.phase is Phase.READY and one.name not in going for one in others)
-    coming = any(_may_come(one, seen) for one in others)
-    return roll.force or serving or not coming
-
-
-def _nobody_else(worker: Worker, seen: Seen, pool: Pool) -> str:
-    others = [one.name for one in _members(seen, pool) if one.name != worker.name]
-    if not others or any(_may_come(seen.workers[name], seen) for name in others):
-        return ""
-    why = "; ".join(seen.obstacles.get(name, f"{name} has failed") for name in others)
-    return f"it is the only ready worker of the pool ({why}); --force rolls it all the same"
-
-
-def _may_come(worker: Worker, seen: Seen) -> bool:
-    """Whether it serves, or may do so without a person's doing."""
-    return worker.phase is Phase.READY or not (worker.phase is Phase.FAILED or worker.name in seen.obstacles)
-
-
-def _members(seen: Seen, pool: Pool) -> Iterator[Worker]:
-    return (worker for worker in seen.workers.values() if worker.pool == pool.name and _takes_part(worker))
 
 
 def starts_anew(roll: Roll, worker: Worker) -> bool:
@@ -261,7 +224,7 @@ def _with_another(earlier: Pool, failed: Worker, workers: Mapping[str, Worker]) 
     names = [
         worker.name
         for worker in workers.values()
-        if worker.pool == earlier.name and _takes_part(worker) and worker.definition not in {"", wanted}
+        if worker.pool == earlier.name and takes_part(worker) and worker.definition not in {"", wanted}
     ]
     return tuple(sorted(names, key=lambda name: name != failed.name))
 
@@ -271,18 +234,16 @@ def _whereabouts(roll: Roll, workers: Mapping[str, Worker]) -> str:
     return f"restarted: {', '.join(rolled) or 'none'}; left as they are: {', '.join(roll.left) or 'none'}"
 
 
-def _takes_part(worker: Worker) -> bool:
-    return worker.goal is Goal.UP and not worker.removed
-
-
-def _failure(roll: Roll, worker: Worker, seen: Seen) -> str:
+def _failure(roll: Roll, worker: Worker, seen: Seen, pool: Pool) -> str:
     """How the worker failed since it had its turn; empty where it did not, or where that tells nothing."""
     run = roll.turns[worker.name]
     if worker.name in roll.hopeless:
         return ""
     if _fell(worker, run) or (worker.phase is Phase.FAILED and worker.run >= run):
         return _why(worker, roll)
-    obstacle = seen.obstacles.get(worker.name, "") if worker.phase is Phase.BLOCKED else ""
+    if worker.phase is not Phase.BLOCKED:
+        return ""
+    obstacle = seen.obstacles.get(worker.name) or held_back(seen, pool)
     return f"at {worker.name}: {obstacle}" if obstacle else ""
 
 
