@@ -151,6 +151,16 @@ def test_a_start_that_takes_too_long_is_a_failure_with_its_numbers() -> None:
     assert ended.failures == (610.0,)
 
 
+def test_a_start_that_takes_too_long_tells_what_was_missing_last() -> None:
+    starting = a_worker(phase=Phase.STARTING, ready_since_s=None, deadline_s=600.0)
+    waiting, _ = step(starting, ProbeMissed(starting.run, "port 8000 answers 503"), POOL, 500.0)
+
+    stopping, _ = step(waiting, DeadlinePassed(), POOL, 600.0)
+
+    assert stopping.ending is not None
+    assert stopping.ending.why == "not ready within start-timeout-s = 600 s: last: port 8000 answers 503"
+
+
 def test_a_stop_during_a_restart_cancels_the_restart() -> None:
     worker, _ = step(a_worker(), RestartAsked("restart by command"), POOL, 10.0)
     worker, _ = begin_stop(worker, POOL, 10.0)

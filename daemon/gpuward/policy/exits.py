@@ -47,7 +47,8 @@ class RunEnd:
     ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host, or of the run's own
     processes where ``oom_proven``. ``commanded``: somebody asked for this end. ``phase``: the last one that was proved.
     ``keeper_lost``: the keeper wrote no end record, so code and signal are not known. ``start_timed_out``: it was
-    stopped because it was not ready in time. ``hung``: it was killed because it made no progress; what was seen.
+    stopped because it was not ready in time; ``unready``: what was missing then. ``hung``: it was killed because it
+    made no progress; what was seen.
     ``swept``: processes of it were left when its main process had ended, and were killed.
     """
 
@@ -60,6 +61,7 @@ class RunEnd:
     keeper_lost: bool = False
     start_timed_out: bool = False
     hung: str = ""
+    unready: str = ""
     swept: bool = False
 
     @property
@@ -151,7 +153,7 @@ def _named_cause(end: RunEnd, findings: Findings, *, running: bool) -> Verdict |
             cause=Cause.START_TIMEOUT,
             evidence=_evidence(findings),
             hint="raise start-timeout-s if it only needs longer",
-            reason="it was not ready within its start-timeout-s and was stopped",
+            reason=end.unready or "it was not ready within its start-timeout-s and was stopped",
         )
     return None
 

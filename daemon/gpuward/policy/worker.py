@@ -269,7 +269,8 @@ def _rest(worker: Worker, phase: Phase, reason: str, now_s: float) -> Step:
 def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
     match worker.phase:
         case Phase.STARTING:
-            why = f"not ready within start-timeout-s = {pool.start_timeout_s:g} s"
+            last = f": last: {worker.wait.text}" if worker.wait is not None and worker.wait.text else ""
+            why = f"not ready within start-timeout-s = {pool.start_timeout_s:g} s{last}"
             late = ending_as(worker, Ending(kind="start-timeout", why=why, then="judge"))
             return begin_stop(late, pool, now_s)
         case Phase.DRAINING if worker.ending is not None:

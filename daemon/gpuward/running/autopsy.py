@@ -38,6 +38,7 @@ class DeadRun:
     start_timed_out: bool
     log: LogReading | None = None
     hung: str = ""
+    unready: str = ""
     stopped_at: float | None = None
 
 
@@ -80,6 +81,7 @@ def examine(runs: Runs, dead: DeadRun) -> Examined:
         keeper_lost=lost,
         start_timed_out=dead.start_timed_out,
         hung=dead.hung,
+        unready=dead.unready,
         swept=ending.descendants_killed > 0,
     )
     return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending), survivors=survivors)

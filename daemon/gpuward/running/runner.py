@@ -297,6 +297,7 @@ class Runner:
             phase="starting" if worker.ready_since_s is None else "ready",
             commanded=worker.goal is Goal.DOWN or (ending is not None and ending.then != "judge"),
             start_timed_out=ending is not None and ending.kind == "start-timeout",
+            unready=ending.why if ending is not None and ending.kind == "start-timeout" else "",
             hung=ending.why if ending is not None and ending.kind == "hang" else "",
             log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
