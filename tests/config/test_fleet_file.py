@@ -366,6 +366,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal() -> None:
         ('[pool.a]\nengine = "command"\ncommand = ["/x"]\nready-log = "' + "(" * 5000 + '"', "at most 1000 characters"),
         (a_pool("gpus = [" + "1," * 30_000 + "]"), "about 30003 values; at most 20000"),
         ("".join(f"[pool.p{number}]\n" for number in range(3000)), "3000 tables; at most 2000"),
+        (a_pool("extra-args = [" + '"--a",' * 1001 + "]"), "has 1001 words; at most 1000 are taken"),
         ("x" * 600_000, "600000 characters; at most 524288"),
         (a_pool('working-directory = "/tmp\\rmarker VICTIM=1"'), "working-directory: holds the character U+000D"),
         (a_pool('working-directory = "/tmp\\nmarker VICTIM=1"'), "must be one line of printable characters"),

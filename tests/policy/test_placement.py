@@ -89,6 +89,13 @@ def test_the_seed_with_three_gpus_each_is_refused_twice_with_both_sums() -> None
     assert (plan.workers, plan.gpus_needed, plan.gpus_available) == ((), 10, 8)
 
 
+def test_what_a_count_per_worker_is_need_not_be_told_where_each_has_one() -> None:
+    plan = place([a_pool("a", workers=9)], a_host(8))
+
+    assert codes(plan) == [("too-few-gpus", "a")]
+    assert plan.problems[0].message.endswith("but this host has 8 (8 free for this pool); lower workers")
+
+
 def test_a_pool_that_allows_idle_gpus_may_have_more_than_it_uses_but_never_fewer() -> None:
     more = place([a_pool("a", gpus_per_worker=3, tensor_parallel_size=1, allow_idle_gpus=True)], a_host(8))
     fewer = place([a_pool("a", gpus_per_worker=1, tensor_parallel_size=2, allow_idle_gpus=True)], a_host(8))

@@ -11,6 +11,7 @@ Rule = Callable[[object], str | None]
 
 
 PATTERN_CHARACTERS_MAX = 1000
+WORDS_MAX = 1000
 EXACT_MAX = 2**53
 GPU_INDEX_MAX = 4095
 
@@ -84,7 +85,9 @@ def lines_of_text(value: object) -> str | None:
 
 
 def arguments(value: object) -> str | None:
-    """Lists of text that a process can be given."""
+    """Lists of text that a process can be given, of a length that somebody has written."""
+    if isinstance(value, list | tuple) and len(value) > WORDS_MAX:
+        return f"has {len(value)} words; at most {WORDS_MAX} are taken"
     bad = isinstance(value, list | tuple) and any(isinstance(item, str) and "\0" in item for item in value)
     return "must not hold a NUL character" if bad else None
 

@@ -57,8 +57,8 @@ def too_few_gpus(pool: Pool, pools: Sequence[Pool], host: Host, free: int) -> Re
     others = f", + {rest} for the other pools = {total}" if rest else ""
     message = (
         f"cannot place pool '{pool.name}': {pool.workers} workers x {each} GPUs each = {pool.workers * each}{others}, "
-        f"but this host has {host.size}{host.rest} ({free} free for this pool); {PER_WORKER}; "
-        "lower workers or gpus-per-worker"
+        f"but this host has {host.size}{host.rest} ({free} free for this pool); "
+        + (f"{PER_WORKER}; lower workers or gpus-per-worker" if each > 1 else "lower workers")
     )
     return Remark(code="too-few-gpus", pool=pool.name, message=message)
 
