@@ -67,6 +67,8 @@ class Ends:
             evidence=verdict.evidence,
             reason=verdict.reason,
             xids=verdict.xids,
+            ended_by=dead.ending.kind if dead.ending is not None else "",
+            by=dead.ending.by if dead.ending is not None else None,
         )
         worker = self._fleet().workers.get(dead.worker)
         if worker is not None:

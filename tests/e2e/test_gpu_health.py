@@ -67,6 +67,8 @@ def test_a_pool_that_says_restart_gets_a_fresh_run_and_the_samples_of_the_old_on
 
     assert (after["restarts"], after["goal"]) == (1, "up")
     run = daemon.call("why", {"worker": "m/0"})["runs"][0]
+    assert (run["cause"], run["ended_by"], run["by"]) == ("memory-breach", "breach", None)
+    assert "more than its claim" in run["reason"]
     uuid = after["gpu_uuids"][0]
     assert run["peak_bytes"] == {uuid: 60 * GIB}
     assert [(one["gpu"], one["peak_bytes"]) for one in run["memory"]] == [(after["gpus"][0], 60 * GIB)]

@@ -13,6 +13,7 @@ from gpuward.config.host import SignatureRule
 from gpuward.policy.causes import Cause, own_signatures
 from gpuward.policy.exits import RunEnd, Verdict, classify, spawn_failed
 from gpuward.policy.findings import STEMS
+from gpuward.policy.reasons import Ending, EndingKind
 from gpuward.policy.signatures import SIGNATURES
 
 LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "fixtures" / "vllm-logs"
@@ -466,3 +467,20 @@ def test_a_text_of_the_host_may_be_any_text() -> None:
     own = own_signatures([SignatureRule(cause="hang", contains="zzz (", says="it slept")])
 
     assert classify(RunEnd(code=1, signal=None), ["x zzz ( y"], own).cause is Cause.HANG
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "cause"),
+    [
+        ("breach", 'm/0 holds 77.3 GiB on GPU 2: more than its claim (on-breach is "restart")', Cause.MEMORY_BREACH),
+        ("spare", "moves to GPU 2: GPU 0 is quarantined", Cause.MOVED),
+        ("halt", "the daemon stops", Cause.COMMANDED),
+        ("stop", "stopped by command (alice)", Cause.COMMANDED),
+    ],
+)
+def test_what_gpuward_itself_did_is_named_as_that(kind: EndingKind, why: str, cause: Cause) -> None:
+    ending = Ending(kind=kind, why=why, then="rest")
+
+    verdict = classify(replace(SERVING, code=0, commanded=True, ending=ending), ())
+
+    assert (verdict.cause, verdict.reason) == (cause, f"{why} (exit code 0)")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -37,6 +39,7 @@ from gpuward.policy.life import (
 )
 from gpuward.policy.operations import Target, Verb
 from gpuward.policy.ports import PortsExhausted
+from gpuward.policy.reasons import By
 from gpuward.policy.roll import starts_anew
 from gpuward.supervisor import Supervisor
 
@@ -70,23 +73,23 @@ class Commands:
         """Answer one request, or raise Refusal."""
         if request.op not in READING:
             self._authorise(request, peer)
-            return await self._answer(request)
+            return await self._answer(request, peer)
         try:
-            return await self._answer(request)
+            return await self._answer(request, peer)
         except Refusal:
             raise
         except Exception as error:  # who only looks must not be able to end the daemon
             self._supervisor.journal.log.exception("internal-error", op=request.op)
             raise Refusal("failed", f"cannot {request.op}: internal error: {type(error).__name__}: {error}") from error
 
-    async def _answer(self, request: ask.Request) -> Document:
+    async def _answer(self, request: ask.Request, peer: Peer) -> Document:
         match request.args:
             case ask.FileArgs() as args:
                 return self._plan_or_apply(args, await _decoded(args))
             case ask.DiffArgs() | ask.ReloadArgs() as args:
                 return await self._diff(args) if isinstance(args, ask.DiffArgs) else self.reload(args)
             case ask.TargetArgs() as args:
-                return self._targets(request.op, args)
+                return self._targets(request.op, args, _person(peer))
             case ask.ScaleArgs() as args:
                 return self._scale(args)
             case ask.RollArgs() as args:
@@ -245,7 +248,7 @@ class Commands:
         has_started = now.phase is Phase.STARTING and (before is None or now.run > before.run)
         return Target(name=name, down=False, ready_in_run=now.run if has_started else now.run + 1)
 
-    def _targets(self, op: str, args: ask.TargetArgs) -> Document:
+    def _targets(self, op: str, args: ask.TargetArgs, by: By | None) -> Document:
         if op == "reset":
             return self._reset(args)
         workers = self._resolve(args)
@@ -254,9 +257,9 @@ class Commands:
         if op == "restart" and not args.force:
             self._beforehand.check_workers(workers)
         events: dict[str, Callable[[], Event]] = {
-            "start": StartAsked,
-            "stop": StopAsked,
-            "restart": lambda: RestartAsked("restart by command"),
+            "start": lambda: StartAsked(by),
+            "stop": lambda: StopAsked(by=by),
+            "restart": lambda: RestartAsked("restart by command", by=by),
         }
         verb: Literal["start", "stop", "restart"] = op  # type: ignore[assignment]  # dispatch knows only these
         targets = [_target(verb, worker) for worker in workers]
@@ -385,3 +388,13 @@ def _target(verb: Literal["start", "stop", "restart"], worker: Worker) -> Target
         return Target(name=worker.name, down=True)
     runs_on = worker.phase in {Phase.STARTING, Phase.READY} and verb == "start"
     return Target(name=worker.name, down=False, ready_in_run=worker.run if runs_on else worker.run + 1)
+
+
+def _person(peer: Peer) -> By | None:
+    """Who asks, as the kernel says; None where it does not."""
+    if peer.uid is None:
+        return None
+    user = str(peer.uid)
+    with suppress(KeyError):
+        user = pwd.getpwuid(peer.uid).pw_name
+    return By(uid=peer.uid, user=user, pid=peer.pid)

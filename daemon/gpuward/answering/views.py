@@ -263,6 +263,9 @@ def _last_exit(exit_: LastExit) -> Document:
         "signal": exit_.signal,
         "at": rfc3339(exit_.at),
         "evidence": list(exit_.evidence),
+        "reason": exit_.reason,
+        "ended_by": exit_.ended_by,
+        "by": exit_.by.user if exit_.by is not None else None,
     }
 
 
@@ -280,6 +283,8 @@ def _run(record: RunRecord, indices: dict[str, int]) -> Document:
         "code": record.exit.code,
         "signal": record.exit.signal,
         "reason": record.reason,
+        "ended_by": record.exit.ended_by,
+        "by": record.exit.by.user if record.exit.by is not None else None,
         "hint": record.hint,
         "evidence": list(record.exit.evidence),
         "gpu_uuids": list(record.gpu_uuids),

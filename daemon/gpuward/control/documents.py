@@ -49,6 +49,9 @@ class LastExit(TypedDict):
     signal: int | str | None
     at: str
     evidence: list[str]
+    reason: NotRequired[str]
+    ended_by: NotRequired[str]
+    by: NotRequired[str | None]
 
 
 class LivenessReport(TypedDict):
@@ -354,6 +357,8 @@ class Run(TypedDict):
     code: int | None
     signal: int | str | None
     reason: NotRequired[str]
+    ended_by: NotRequired[str]
+    by: NotRequired[str | None]
     hint: NotRequired[str]
     evidence: NotRequired[list[str]]
     memory: NotRequired[list[RunMemory]]

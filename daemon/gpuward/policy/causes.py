@@ -27,6 +27,8 @@ class Cause(StrEnum):
     HANG = "hang"
     START_TIMEOUT = "start-timeout"
     COMMANDED = "commanded"
+    MEMORY_BREACH = "memory-breach"
+    MOVED = "moved"
     CRASH = "crash"
 
 

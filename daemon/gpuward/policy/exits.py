@@ -14,6 +14,7 @@ from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
 from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, XIDS_SHOWN, LastMoments, XidHeard
+from gpuward.policy.reasons import Ending
 from gpuward.policy.signatures import SIGNATURES
 
 MEMORY_CAUSES: Final = frozenset(
@@ -48,8 +49,8 @@ class RunEnd:
     processes where ``oom_proven``. ``commanded``: somebody asked for this end. ``phase``: the last one that was proved.
     ``keeper_lost``: the keeper wrote no end record, so code and signal are not known. ``start_timed_out``: it was
     stopped because it was not ready in time; ``unready``: what was missing then. ``hung``: it was killed because it
-    made no progress; what was seen.
-    ``swept``: processes of it were left when its main process had ended, and were killed.
+    made no progress; what was seen. ``swept``: processes of it were left when its main process had ended, and were
+    killed. ``ending``: why the daemon was ending it, None where it was not.
     """
 
     code: int | None
@@ -63,6 +64,7 @@ class RunEnd:
     hung: str = ""
     unready: str = ""
     swept: bool = False
+    ending: Ending | None = None
 
     @property
     def by_sigkill(self) -> bool:
@@ -115,7 +117,7 @@ def judge(end: RunEnd, findings: Findings, moments: LastMoments = NOTHING_KNOWN)
     An error of a GPU is the cause only where neither a command, nor our own kill, nor the output names another.
     """
     if end.commanded:
-        return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
+        return _ended_on_purpose(end)
     running = end.phase == "ready" or findings.engine_ran
     named = _named_cause(end, findings, running=running)
     proven = named is not None and (named.cause is not Cause.HOST_OOM or end.oom_proven)
@@ -126,6 +128,14 @@ def judge(end: RunEnd, findings: Findings, moments: LastMoments = NOTHING_KNOWN)
         return _with_moments(_from_xid(end, xid, findings), end, moments, by_xid=True)
     verdict = named or _crash(end, findings, running=running)
     return _with_moments(verdict, end, moments, by_xid=False)
+
+
+def _ended_on_purpose(end: RunEnd) -> Verdict:
+    """A person asked for it, or it follows from that: commanded; else what gpuward itself had against the run."""
+    if end.ending is None:
+        return Verdict(cause=Cause.COMMANDED, reason=f"stopped by command ({_how(end)})")
+    causes = {"breach": Cause.MEMORY_BREACH, "spare": Cause.MOVED}
+    return Verdict(cause=causes.get(end.ending.kind, Cause.COMMANDED), reason=f"{end.ending.why} ({_how(end)})")
 
 
 def _named_cause(end: RunEnd, findings: Findings, *, running: bool) -> Verdict | None:

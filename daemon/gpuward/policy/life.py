@@ -42,6 +42,7 @@ class LastExit:
     """How a run ended; ``at`` is wall time in seconds since the epoch, ``reason`` says it in one sentence.
 
     ``xids``: the GPU errors that are in the evidence, as `last_moments.XidHeard.named`.
+    ``ended_by``: the kind of `reasons.Ending`, empty where nothing but itself ended it; ``by``: the person who asked.
     """
 
     run: int
@@ -52,6 +53,8 @@ class LastExit:
     evidence: tuple[str, ...] = ()
     reason: str = ""
     xids: tuple[str, ...] = ()
+    ended_by: str = ""
+    by: By | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

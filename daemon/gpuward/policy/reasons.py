@@ -92,3 +92,8 @@ class Wait:
     def needs_person(self) -> bool:
         """Whether it lasts until a person does something."""
         return self.kind in ONLY_A_PERSON
+
+
+def named(why: str, by: By | None) -> str:
+    """The sentence with the person who asked."""
+    return why if by is None else f"{why} ({by.user})"

@@ -250,4 +250,4 @@ def _failure(roll: Roll, worker: Worker, seen: Seen, pool: Pool) -> str:
 def _fell(worker: Worker, run: int) -> bool:
     """Whether the run that the roll started, or a later one, has ended by itself."""
     exit_ = worker.last_exit
-    return exit_ is not None and exit_.run >= run and exit_.cause != "commanded"
+    return exit_ is not None and exit_.run >= run and exit_.cause not in {"commanded", "moved"}

@@ -42,7 +42,7 @@ from gpuward.policy.life import (
 )
 from gpuward.policy.phases import ending_as, enter, waiting
 from gpuward.policy.ports import served_port
-from gpuward.policy.reasons import Ending, Wait
+from gpuward.policy.reasons import Ending, Wait, named
 from gpuward.policy.reload import definition
 from gpuward.policy.response import after_end
 from gpuward.policy.restart import GiveUp
@@ -103,12 +103,14 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
     """Answer one event."""
     match event:
         case StartAsked(by=by):
-            return _start_asked(worker, Ending(kind="restart", why="start asked", then="start", by=by), now_s)
+            return _start_asked(
+                worker, Ending(kind="restart", why=named("start asked", by), then="start", by=by), now_s
+            )
         case StopAsked(reason=why, kind=kind, by=by):
             down = replace(worker, goal=Goal.DOWN, halted=False)
-            return _wind_down(down, Ending(kind=kind, why=why, then="rest", by=by), now_s)
+            return _wind_down(down, Ending(kind=kind, why=named(why, by), then="rest", by=by), now_s)
         case RestartAsked(reason=why, kind=kind, by=by):
-            return _restart_asked(worker, Ending(kind=kind, why=why, then="start", by=by), now_s)
+            return _restart_asked(worker, Ending(kind=kind, why=named(why, by), then="start", by=by), now_s)
         case Condemned():
             return _condemned(worker, event, now_s)
         case HaltAsked():
@@ -156,7 +158,7 @@ def _anew(worker: Worker, now_s: float) -> Worker:
 
 def _restart_asked(worker: Worker, ending: Ending, now_s: float) -> Step:
     if not worker.alive:
-        return _start_asked(worker, replace(ending, why="start asked"), now_s)
+        return _start_asked(worker, replace(ending, why=named("start asked", ending.by)), now_s)
     return _wind_down(_anew(worker, now_s), ending, now_s)
 
 

@@ -17,6 +17,7 @@ from gpuward.host.runs import Ending, Runs
 from gpuward.policy import findings
 from gpuward.policy.exits import RunEnd, Verdict, judge, nothing_found, spawn_failed
 from gpuward.policy.last_moments import LastMoments
+from gpuward.policy.reasons import Ending as EndedFor
 from gpuward.running.reading import LogReading
 
 SWEEP_LIMIT_S = 10.0
@@ -40,6 +41,7 @@ class DeadRun:
     hung: str = ""
     unready: str = ""
     stopped_at: float | None = None
+    ending: EndedFor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ def examine(runs: Runs, dead: DeadRun) -> Examined:
         hung=dead.hung,
         unready=dead.unready,
         swept=ending.descendants_killed > 0,
+        ending=dead.ending,
     )
     return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending), survivors=survivors)
 

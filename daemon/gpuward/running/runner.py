@@ -299,6 +299,7 @@ class Runner:
             start_timed_out=ending is not None and ending.kind == "start-timeout",
             unready=ending.why if ending is not None and ending.kind == "start-timeout" else "",
             hung=ending.why if ending is not None and ending.kind == "hang" else "",
+            ending=ending,
             log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
         )

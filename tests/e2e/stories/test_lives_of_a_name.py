@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 
@@ -52,3 +53,18 @@ def test_a_lost_state_gives_no_number_twice(daemon: DaemonUnderTest) -> None:
     second = daemon.until("m/0", lambda worker: worker["ready"])
 
     assert (first["run"], second["run"]) == (1, 2)
+
+
+def test_a_stop_is_told_with_who_asked_and_the_daemons_own_stop_as_that(daemon: DaemonUnderTest) -> None:
+    daemon.start(WORKS)
+    daemon.until("m/0", lambda worker: worker["ready"])
+    assert daemon.ctl("restart", "m/0", "-y").returncode == 0
+    daemon.stop()
+
+    daemon.start(WORKS)
+    runs = json.loads(daemon.ctl("why", "m/0", "-o", "json").stdout)["runs"]
+
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert [(run["ended_by"], run["by"]) for run in runs] == [("halt", None), ("restart", user)]
+    assert [run["reason"].partition(" (")[0] for run in runs] == ["the daemon stops", "restart by command"]
+    assert f"restart by command ({user})" in runs[1]["reason"]
