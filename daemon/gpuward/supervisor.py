@@ -31,8 +31,8 @@ from gpuward.policy.life import (
     Event,
     Forget,
     Kill,
-    KillKeeper,
     KillOrphan,
+    KillRest,
     Note,
     Phase,
     StartRun,
@@ -41,6 +41,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.roll import Roll
+from gpuward.policy.worker import stays
 from gpuward.running.attribution import Attribution
 from gpuward.running.runner import Reports, Runner
 from gpuward.running.traces import Traces
@@ -172,7 +173,8 @@ class Supervisor:
         return {worker.name: worker.port_block for worker in workers if worker.port_block is not None}
 
     def _all_down(self) -> bool:
-        return not any(worker.alive for worker in self.state.workers.values())
+        now_s = time.monotonic()
+        return not any(worker.alive and not stays(worker, now_s) for worker in self.state.workers.values())
 
     async def _until_something(self) -> None:
         deadline_s = policy.next_deadline_s(self.state, time.monotonic())
@@ -251,8 +253,8 @@ class Supervisor:
                 self._runner.terminate(name)
             case Kill(worker=name):
                 self._runner.kill(name)
-            case KillKeeper(worker=name):
-                self._runner.kill_keeper(name)
+            case KillRest(worker=name):
+                self._runner.kill_rest(name)
             case TakeSample():
                 self._equipment.sampler.request()
             case KillOrphan(worker=name, run=run):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.capabilities import without_the_right_to_kill_others
 from tests.waiting import eventually
 
 from gpuward.host.processes import alive, find_marked, identify, tree
@@ -245,20 +246,6 @@ if os.fork() == 0:
 os.read(ready, 1)
 raise SystemExit(5)
 """
-
-
-def without_the_right_to_kill_others() -> None:
-    """Keep everything of root but CAP_KILL (5, capabilities(7)): keepers are started by this process."""
-    import ctypes
-
-    version, word = 0x20080522, ctypes.c_uint32
-    header, sets = (word * 2)(version, 0), (word * 6)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.capget(header, sets) == 0
-    for item in (0, 1, 2):
-        sets[item] &= ~(1 << 5)
-    assert libc.prctl(24, 5, 0, 0, 0) == 0  # PR_CAPBSET_DROP: or an exec as root would have it again
-    assert libc.capset(header, sets) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root to be made")

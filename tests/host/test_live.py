@@ -39,7 +39,9 @@ def test_a_process_with_the_pid_of_a_keeper_is_no_keeper(
     stranger: Identity, tmp_path: Path, other: dict[str, object]
 ) -> None:
     async def adopted() -> bool:
-        live = LiveRun(Runs(tmp_path), "m/0", 1, on_started=lambda: None, on_ended=lambda: None)
+        live = LiveRun(
+            Runs(tmp_path), "m/0", 1, on_started=lambda: None, on_main_ended=lambda: None, on_ended=lambda: None
+        )
         taken = live.adopt(replace(stranger, **other))
         live.close()
         return taken

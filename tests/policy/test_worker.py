@@ -15,7 +15,7 @@ from gpuward.policy.life import (
     HaltAsked,
     Hung,
     Kill,
-    KillKeeper,
+    KillRest,
     LastExit,
     Phase,
     ProbeMissed,
@@ -114,9 +114,9 @@ def test_a_commanded_restart_never_counts_as_a_failure() -> None:
 def test_the_grace_time_over_means_kill_then_kill_the_keeper() -> None:
     stopping, asked = begin_stop(a_worker(reason="stopped by command"), POOL, 100.0)
     killed, kill = step(stopping, DeadlinePassed(), POOL, 130.0)
-    desperate, kill_keeper = step(killed, DeadlinePassed(), POOL, 140.0)
+    desperate, kill_rest = step(killed, DeadlinePassed(), POOL, 140.0)
 
-    assert (asked, kill, kill_keeper) == ((Terminate("decode/0"),), (Kill("decode/0"),), (KillKeeper("decode/0"),))
+    assert (asked, kill, kill_rest) == ((Terminate("decode/0"),), (Kill("decode/0"),), (KillRest("decode/0"),))
     assert stopping.deadline_s == 130.0
     assert desperate.deadline_s is not None
 

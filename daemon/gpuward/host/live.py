@@ -9,19 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gpuward.host.processes import Identity, find_marked, identify, in_session, open_pidfd, same, tree
+from gpuward.host.leftovers import who
+from gpuward.host.processes import Identity, find_marked, identify, in_session, open_pidfd, same, state_of, tree
 from gpuward.host.runs import Runs, Spawned
+from gpuward.policy.lingering import Left
 
 
 class LiveRun:
-    """Handle of a run whose keeper is alive. ``on_started`` and ``on_ended`` are called on the loop, once each."""
+    """Handle of a run whose keeper is alive. What it is given to call is called on the loop, once each.
+
+    ``on_main_ended``: the main process is dead; the run ends when the keeper does, which may be never.
+    """
 
     def __init__(
-        self, runs: Runs, worker: str, run: int, *, on_started: Callable[[], None], on_ended: Callable[[], None]
+        self,
+        runs: Runs,
+        worker: str,
+        run: int,
+        *,
+        on_started: Callable[[], None],
+        on_main_ended: Callable[[], None],
+        on_ended: Callable[[], None],
     ) -> None:
         self.worker = worker
         self.run = run
@@ -30,6 +42,7 @@ class LiveRun:
         self.main: Identity | None = None
         self._runs = runs
         self._on_started = on_started
+        self._on_main_ended = on_main_ended
         self._on_ended = on_ended
         self._keeper_fd = -1
         self._main_fd = -1
@@ -81,17 +94,30 @@ class LiveRun:
 
     def kill(self) -> None:
         """SIGKILL to the main process; the keeper kills the rest. Before the main process exists, to the keeper."""
-        if not self._signal_main(signal.SIGKILL):
+        if not self._signal_main(signal.SIGKILL) and self.main is None:
             self.kill_keeper()
+
+    def wake_keeper(self) -> None:
+        """SIGCONT: a keeper that somebody has stopped kills and tells nothing."""
+        with suppress(OSError):
+            signal.pidfd_send_signal(self._keeper_fd, signal.SIGCONT)
 
     def kill_keeper(self) -> None:
         """SIGKILL to the keeper; what is left of the tree is swept when its end is noticed."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._keeper_fd, signal.SIGKILL)
 
+    def rest(self, *, kill: bool) -> tuple[Left, ...]:
+        """Who of the tree lives, for a thread; SIGKILL to them first where the keeper alone has not ended them."""
+        pids = self.tree()
+        for pid in pids if kill else ():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        return who(pids)
+
     def close(self) -> None:
         """Stop watching; the run goes on."""
-        for fd in (self._started_fd, self._keeper_fd):
+        for fd in (self._started_fd, self._keeper_fd, self._main_fd):
             if fd >= 0:
                 self._loop.remove_reader(fd)
         for fd in (self._started_fd, self._keeper_fd, self._main_fd):
@@ -108,12 +134,19 @@ class LiveRun:
         return True
 
     def _look_for_main(self) -> None:
-        if self._main_fd >= 0:
+        if self.main is not None:
             return
-        main = self._runs.main_identity(self.worker, self.run)
-        fd = open_pidfd(main) if main else None
+        self.main = self._runs.main_identity(self.worker, self.run)
+        fd = open_pidfd(self.main) if self.main else None
         if fd is not None:
-            self.main, self._main_fd = main, fd
+            self._main_fd = fd
+            self._loop.add_reader(fd, self._main_ended)
+        elif self.main is not None:
+            self._loop.call_soon(self._on_main_ended)
+
+    def _main_ended(self) -> None:
+        self._loop.remove_reader(self._main_fd)
+        self._on_main_ended()
 
     def _started(self) -> None:
         self._loop.remove_reader(self._started_fd)
@@ -130,18 +163,18 @@ class LiveRun:
         self._on_ended()
 
 
-def sweep(marker: str, main: Identity | None) -> tuple[int, ...]:
-    """SIGKILL what a lost keeper left behind: its session and everything that carries its marker. Returns the pids.
+def sweep(marker: str, main: Identity | None, others: Iterable[int] = ()) -> tuple[int, ...]:
+    """SIGKILL what a lost keeper left: its session, what carries its marker, and ``others``. Returns the pids.
 
-    Called until it returns nothing: a killed process may have had children that were not marked yet.
+    Called until it returns nothing: a killed process may have had children that were not marked yet. Zombies are dead.
     """
     if not marker:
         raise ValueError("a sweep without a marker would hit every process")
-    found = set(find_marked(marker.encode()))
+    found = {*find_marked(marker.encode()), *others}
     if main is not None and identify(main.pid) in {None, main}:
         # While a session has members the kernel gives its number to nobody else; a leader of another start time is.
         found |= set(in_session(main.pid))
-    found.discard(os.getpid())
+    found = {pid for pid in found if pid != os.getpid() and state_of(pid) not in {"", "Z", "X"}}
     for pid in found:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

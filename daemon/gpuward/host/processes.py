@@ -46,7 +46,7 @@ def boot_id() -> str:
 
 def identify(pid: int) -> Identity | None:
     """Return who has this pid now (a zombie counts); None where nobody has."""
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     return Identity(boot_id(), pid, int(fields[19])) if fields else None
 
 
@@ -57,7 +57,7 @@ def same(identity: Identity) -> bool:
 
 def alive(identity: Identity) -> bool:
     """Whether that very process still exists and runs: a zombie does not."""
-    fields = _stat(identity.pid)
+    fields = stat_fields(identity.pid)
     ours = identity.boot_id == boot_id() and bool(fields) and int(fields[19]) == identity.start_ticks
     return ours and fields[0] not in {b"Z", b"X"}
 
@@ -82,10 +82,10 @@ def ancestors(pid: int) -> Iterator[int]:
 
     One that is younger has only the pid of a parent that ended while this looked.
     """
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     while fields:
         parent = int(fields[1])
-        above = _stat(parent)
+        above = stat_fields(parent)
         if not above or int(above[19]) > int(fields[19]):
             return
         yield parent
@@ -117,9 +117,20 @@ def find_marked(marker: bytes) -> tuple[int, ...]:
     return tuple(pid for pid in psutil.pids() if marker in environment(pid))
 
 
+def command_line(pid: int) -> list[bytes]:
+    """Return the words of a process' command line; one empty word where there are none."""
+    return _read(f"/proc/{pid}/cmdline").removesuffix(b"\0").split(b"\0")
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process' state (proc(5)); empty where it is gone."""
+    fields = stat_fields(pid)
+    return fields[0].decode() if fields else ""
+
+
 def in_session(session: int) -> tuple[int, ...]:
     """Return the processes of a session, zombies too."""
-    return tuple(pid for pid in psutil.pids() if (fields := _stat(pid)) and int(fields[3]) == session)
+    return tuple(pid for pid in psutil.pids() if (fields := stat_fields(pid)) and int(fields[3]) == session)
 
 
 def describe(pid: int) -> Description | None:
@@ -147,7 +158,7 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _stat(pid: int) -> list[bytes]:
+def stat_fields(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat from ``state`` on (field 3 of proc(5) is item 0); empty where it is gone."""
     # the name before them may hold blanks and brackets, so they are counted from the last bracket
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()

@@ -191,6 +191,18 @@ class Runs:
         except (OSError, KeyError, ValueError):
             return None
 
+    def keep_tree(self, worker: str, run: int, members: Iterable[Identity]) -> None:
+        """Note who belongs to a run, for when its keeper can tell it no more; a full disk loses the note."""
+        pairs: list[tuple[str, object]] = [("member", f"{one.pid} {one.start_ticks}") for one in members]
+        with suppress(OSError):
+            keeper.write_pairs(str(self.directory(worker, run)), "tree", pairs)
+
+    def kept_tree(self, worker: str, run: int) -> tuple[Identity, ...]:
+        """Who belonged to a run when it was looked at last."""
+        boot = self.spec(worker, run).get("boot_id", [""])[0]
+        words = [text.split() for text in pairs_of(self.directory(worker, run) / "tree").get("member", [])]
+        return tuple(Identity(boot, int(pid), int(ticks)) for pid, ticks in words if (pid + ticks).isdecimal())
+
     def log_trouble(self, worker: str, run: int) -> str:
         """Why output of a run was lost; empty where none was."""
         return pairs_of(self.directory(worker, run) / "log-lost").get("error", [""])[0]

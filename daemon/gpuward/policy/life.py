@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from gpuward.policy.lingering import Left
 from gpuward.policy.reasons import By, Ending, EndingKind, Wait, WaitKind
 
 
@@ -77,6 +78,7 @@ class Worker:
     ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
     ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
     ``refusals``: starts in a row that were refused, none of them a run.
+    ``left``: processes of its run that SIGKILL has not ended.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     ``ending``: why its run is being ended, ``wait``: what it waits for where it is, ``why``: how it came there;
     ``reason`` is what people are told of these (`phases.sentence`). ``then`` is of records of earlier versions.
@@ -118,6 +120,7 @@ class Worker:
     halted: bool = False
     removed: bool = False
     last_exit: LastExit | None = None
+    left: tuple[Left, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -225,6 +228,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Lingers:
+    """The main process of ``run``, or its keeper, is dead, and the run has not ended: ``left`` are who lives."""
+
+    run: int
+    left: tuple[Left, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The worker's deadline lies in the past."""
 
@@ -240,6 +251,7 @@ Event: TypeAlias = (
     | ProbeMissed
     | StartRefused
     | RunEnded
+    | Lingers
     | DeadlinePassed
 )
 
@@ -267,8 +279,8 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class KillKeeper:
-    """SIGKILL to the keeper, and to whatever is left of its tree."""
+class KillRest:
+    """SIGCONT to the keeper and SIGKILL to what is left of its tree; to the keeper itself where nothing is."""
 
     worker: str
 
@@ -311,5 +323,5 @@ class Adapted:
     step: LadderStep
 
 
-Effect: TypeAlias = StartRun | Terminate | Kill | KillKeeper | TakeSample | Forget | KillOrphan | Note | Adapted
+Effect: TypeAlias = StartRun | Terminate | Kill | KillRest | TakeSample | Forget | KillOrphan | Note | Adapted
 Step: TypeAlias = tuple[Worker, tuple[Effect, ...]]

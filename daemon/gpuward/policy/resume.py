@@ -180,6 +180,7 @@ def _after_a_boot(worker: Worker, now_s: float) -> Worker:
         faults=(),
         ending=None,
         killed=False,
+        left=(),
     )
     if worker.phase in {Phase.STOPPED, Phase.FAILED}:
         return fresh

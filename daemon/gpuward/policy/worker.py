@@ -26,7 +26,8 @@ from gpuward.policy.life import (
     HaltAsked,
     Hung,
     Kill,
-    KillKeeper,
+    KillRest,
+    Lingers,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -40,6 +41,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.lingering import said
 from gpuward.policy.phases import ending_as, enter, waiting
 from gpuward.policy.ports import served_port
 from gpuward.policy.reasons import Ending, Wait, named
@@ -62,7 +64,10 @@ LOADING_GRACE_S = 10.0
 (vLLM 0.32.0, measured)."""
 
 KILL_WAIT_S = 10.0
-"""After SIGKILL of the tree: how long until the keeper itself is killed and the rest hunted by marker."""
+"""Pause between two looks at what SIGKILL has not ended."""
+
+LEFT_ALONE_S = 30.0
+"""A daemon that stops waits so long for what SIGKILL does not end."""
 
 
 def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
@@ -125,6 +130,8 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
             return (waiting(worker, Wait(kind="probe", text=reason)) if current else worker), ()
         case RunEnded() | StartRefused():
             return _over(worker, event, pool, now_s)
+        case Lingers():
+            return _lingers(worker, event, now_s)
         case DeadlinePassed():
             return _deadline_passed(worker, pool, now_s)
 
@@ -210,12 +217,29 @@ def _hung(worker: Worker, run: int, reason: str, now_s: float) -> Step:
     return enter(dying, Phase.STOPPING, ending.why, now_s, now_s + KILL_WAIT_S), (Kill(worker.name),)
 
 
+def _lingers(worker: Worker, event: Lingers, now_s: float) -> Step:
+    """A dead main process serves nobody: out of ready at once, and no next run beside what is left of this one."""
+    if not worker.alive or worker.run != event.run:
+        return worker, ()
+    stopping = worker.phase is Phase.STOPPING
+    why = worker.why if stopping or worker.phase is Phase.DRAINING else "its main process has ended"
+    wait = Wait(kind="outlives-kill", text=said(event.left, now_s - worker.since_s if stopping else 0.0))
+    deadline_s = worker.deadline_s if stopping and worker.killed else now_s + KILL_WAIT_S
+    lingering = replace(worker, killed=True, left=event.left)
+    return enter(lingering, Phase.STOPPING, why, now_s, deadline_s, wait=wait), ()
+
+
+def stays(worker: Worker, now_s: float) -> bool:
+    """Whether a run cannot be ended: a daemon that stops leaves it to the next one."""
+    return worker.phase is Phase.STOPPING and bool(worker.left) and now_s - worker.since_s >= LEFT_ALONE_S
+
+
 def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: float) -> Step:
     """The run is over, or has never come to be: what follows depends on why it was being ended, if it was."""
     if worker.run != event.run or not worker.alive:
         return worker, ()
     ending = worker.ending
-    over = replace(worker, ending=None, killed=False)
+    over = replace(worker, ending=None, killed=False, left=())
     if isinstance(event, RunEnded):
         over = replace(over, last_exit=replace(event.exit, reason=event.reason), ended_s=now_s, refusals=0)
     if worker.goal is Goal.DOWN or (ending is not None and ending.then == "rest"):
@@ -288,13 +312,13 @@ def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:
 
 
 def _outlived(worker: Worker, pool: Pool, now_s: float) -> Step:
-    """The time to end has passed: kill the tree, then whoever holds it."""
+    """The time to end has passed: kill the tree, then again whoever is left of it."""
     deadline_s = now_s + KILL_WAIT_S
     if not worker.killed:
         text = f"still alive {_grace_s(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
         worker = replace(worker, killed=True)
         wait, effect = Wait(kind="killed", text=text), Kill(worker.name)
         return enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=wait), (effect,)
-    text = f"processes outlive SIGKILL since {now_s - worker.since_s:.0f} s (uninterruptible in a driver call?)"
+    text = said(worker.left, now_s - worker.since_s)
     stuck = enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=Wait(kind="outlives-kill", text=text))
-    return stuck, (KillKeeper(worker.name),)
+    return stuck, (KillRest(worker.name),)

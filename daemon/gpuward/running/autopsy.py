@@ -1,6 +1,6 @@
 """What a dead run tells: its end record, what its keeper left behind, its log; and with what the host knew, its cause.
 
-`examine` runs in a thread: logs are long and a sweep waits for processes to die. It kills only what a lost keeper left.
+`examine` runs in a thread: logs are long. It kills nobody; what a lost keeper left is gone before (`sweeping`).
 `judged` is for the loop: what the GPUs told until then counts.
 """
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpuward.engines.launch import CannotLaunch
-from gpuward.host.live import sweep
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
 from gpuward.policy import findings
@@ -19,8 +18,6 @@ from gpuward.policy.exits import RunEnd, Verdict, judge, nothing_found, spawn_fa
 from gpuward.policy.last_moments import LastMoments
 from gpuward.policy.reasons import Ending as EndedFor
 from gpuward.running.reading import LogReading
-
-SWEEP_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,6 @@ class Findings:
     ending: Ending
     verdict: Verdict
     refused: str = ""
-    survivors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +59,15 @@ class Examined:
     ending: Ending
     end: RunEnd
     log: findings.Findings
-    survivors: tuple[int, ...]
 
 
-def examine(runs: Runs, dead: DeadRun) -> Examined:
-    """Find out how a run ended; one without an end record is swept first."""
+def examine(runs: Runs, dead: DeadRun, swept: int = 0) -> Examined:
+    """Find out how a run ended; ``swept``: processes that a keeper without an end record left, all gone by now."""
     ending = runs.ending(dead.worker, dead.run)
-    survivors: tuple[int, ...] = ()
     lost = ending is None
     if ending is None:
-        ending, survivors = _after_a_lost_keeper(dead, runs.stillborn(dead.worker, dead.run))
+        error = runs.stillborn(dead.worker, dead.run)
+        ending = _made_up(error=error, kind="prepare" if error else "", killed=swept)
     end = RunEnd(
         code=ending.code,
         signal=ending.signal,
@@ -87,7 +82,7 @@ def examine(runs: Runs, dead: DeadRun) -> Examined:
         swept=ending.descendants_killed > 0,
         ending=dead.ending,
     )
-    return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending), survivors=survivors)
+    return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending))
 
 
 def _read(dead: DeadRun, ending: Ending) -> findings.Findings:
@@ -108,7 +103,7 @@ def judged(examined: Examined, moments: LastMoments) -> Findings:
             dead=dead, ending=ending, verdict=spawn_failed(ending.error, ending.error_kind), refused=refused
         )
     verdict = judge(examined.end, examined.log, moments)
-    return Findings(dead=dead, ending=ending, verdict=verdict, survivors=examined.survivors)
+    return Findings(dead=dead, ending=ending, verdict=verdict)
 
 
 def never_started(worker: str, run: int, error: CannotLaunch) -> Findings:
@@ -134,15 +129,3 @@ def _made_up(*, error: str = "", kind: str = "", killed: int = 0) -> Ending:
         max_rss_bytes=0,
         log_lost_bytes=0,
     )
-
-
-def _after_a_lost_keeper(dead: DeadRun, error: str) -> tuple[Ending, tuple[int, ...]]:
-    """Kill what is left until nothing is, or the limit has passed; the end record is ours to make up."""
-    killed: set[int] = set()
-    until_s = time.monotonic() + SWEEP_LIMIT_S
-    while left := sweep(dead.marker, dead.main):
-        killed.update(left)
-        if time.monotonic() > until_s:
-            break
-        time.sleep(0.02)
-    return _made_up(error=error, kind="prepare" if error else "", killed=len(killed)), left

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuward.config.fleet import Pool
@@ -36,6 +36,7 @@ from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
 from gpuward.running.reading import LogReading
 from gpuward.running.starting import known_marker, planned, port_taken, prune_logs, run_spec
+from gpuward.running.sweeping import LINGERS_AFTER_S, Sweeping
 from gpuward.running.traces import wall_time
 
 READ_EVERY_S = 1.0
@@ -47,7 +48,11 @@ ANNOUNCED_WITHIN_S = 10.0
 
 @dataclass(slots=True)
 class Handle:
-    """What is held of one living run."""
+    """What is held of one living run.
+
+    ``died_unasked``: its main process was dead before anybody asked for that. ``rested``: nothing was left of its tree
+    when somebody looked, and yet the keeper had not ended.
+    """
 
     live: LiveRun
     marker: str
@@ -56,6 +61,8 @@ class Handle:
     reading: LogReading
     probing: asyncio.Task[None] | None = None
     liveness: Report | None = None
+    died_unasked: bool = False
+    rested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +84,9 @@ class Runner:
         self.handles: dict[str, Handle] = {}
         self._equipment = equipment
         self._reports = reports
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._reads_ahead = False
+        self._sweeping = Sweeping(equipment, reports.submit)
 
     def start(self, worker: Worker, pool: Pool) -> None:
         """Start the worker's run; what keeps it from starting comes back as an event."""
@@ -111,10 +119,16 @@ class Runner:
         if handle := self.handles.get(name):
             handle.live.kill()
 
-    def kill_keeper(self, name: str) -> None:
-        """SIGKILL to a keeper that does not end."""
+    def kill_rest(self, name: str) -> None:
+        """SIGKILL to what is left of a tree, to its keeper only where nothing is: it holds the leases meanwhile."""
         if handle := self.handles.get(name):
+            self._task(self._kill_rest(handle))
+
+    async def _kill_rest(self, handle: Handle) -> None:
+        left = await self._sweeping.look_at(handle.live, kill=True)
+        if not left and handle.rested and self.handles.get(handle.live.worker) is handle:
             handle.live.kill_keeper()
+        handle.rested = not left
 
     def kill_orphan(self, name: str, run: int) -> None:
         """SIGKILL to what carries the marker of a run, unless a keeper holds that very run."""
@@ -160,11 +174,13 @@ class Runner:
         if not self._reads_ahead:
             self._reads_ahead = True
             self._task(self._read_ahead())
+            self._task(self._sweeping.look_around(lambda: {name: one.live for name, one in self.handles.items()}))
         live = LiveRun(
             self._equipment.runs,
             name,
             run,
             on_started=lambda: self._started(name, run),
+            on_main_ended=lambda: self._main_ended(name, run),
             on_ended=lambda: self._keeper_ended(name, run),
         )
         started_s = worker.started_s if worker.started_s is not None else time.monotonic()
@@ -254,6 +270,19 @@ class Runner:
             handle.probing.cancel()
             handle.probing = None
 
+    def _main_ended(self, name: str, run: int) -> None:
+        """A dead main process serves nobody, whatever becomes of its keeper: told, unless the run ends at once."""
+        handle, worker = self.handles.get(name), self._reports.worker(name)
+        if handle is None or handle.live.run != run:
+            return
+        self._stop_probing(handle)
+        handle.died_unasked = worker is not None and worker.phase in {Phase.STARTING, Phase.READY}
+        asyncio.get_running_loop().call_later(LINGERS_AFTER_S, self._look_at, handle)
+
+    def _look_at(self, handle: Handle) -> None:
+        if self.handles.get(handle.live.worker) is handle:
+            self._task(self._sweeping.look_at(handle.live, kill=False))
+
     def _keeper_ended(self, name: str, run: int) -> None:
         handle = self.handles.get(name)
         if handle is None or handle.live.run != run:
@@ -263,14 +292,20 @@ class Runner:
         handle.live.close()
         worker = self._reports.worker(name)
         if worker is not None:
-            self._task(self._examine(self._dead(worker, handle.marker, handle.live.main, handle.reading)))
+            dead = self._dead(worker, handle.marker, handle.live.main, handle.reading)
+            if handle.died_unasked:
+                dead = replace(dead, commanded=False, stopped_at=None)
+            self._task(self._examine(dead))
 
     async def _examine(self, dead: DeadRun) -> None:
         self._reports.ended(await self._found(dead))
 
     async def _found(self, dead: DeadRun) -> Findings:
         """How and why a run ended; what its GPUs tell while its log is read counts."""
-        examined = await asyncio.to_thread(examine, self._equipment.runs, dead)
+        runs = self._equipment.runs
+        lost = runs.ending(dead.worker, dead.run) is None and bool(dead.marker)
+        swept = await self._sweeping.sweep(dead) if lost else 0
+        examined = await asyncio.to_thread(examine, runs, dead, swept)
         return judged(examined, self._reports.moments(dead, examined.ending.at))
 
     def _reading(self, name: str, run: int) -> LogReading:
@@ -301,16 +336,16 @@ class Runner:
             hung=ending.why if ending is not None and ending.kind == "hang" else "",
             ending=ending,
             log=reading or self._reading(worker.name, worker.run),
-            stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING else None,
+            stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING and ending is not None else None,
         )
 
-    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _task(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         """An unexpected error in a task is one of the daemon: let it end, the keepers hold the workers."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
