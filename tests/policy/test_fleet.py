@@ -307,3 +307,15 @@ def test_a_worker_that_leaves_and_is_wanted_again_before_it_went_just_stays() ->
     state, effects = applied(state, [pool], Fleet(pools=(one,)), 3.0)
 
     assert (state.workers["m/1"].phase, state.workers["m/1"].run, effects) == (Phase.READY, 1, ())
+
+
+def test_a_worker_that_leaves_does_not_keep_the_gpus_that_one_that_stays_waits_for() -> None:
+    two = a_pool("m", workers=2, engine="command", command=("x",), gpus=(0, 1))
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [two])
+    state, _ = step(state, [("m/1", BecameReady(1)), ("m/0", ended(1))], 1.0)
+
+    one = structs.replace(two, workers=1, gpus=(1,))
+    state, _ = applied(state, [one], Fleet(pools=(two,)), 2.0)
+    _, effects = observe(state, a_snapshot(at_s=10.0), 10.0)
+
+    assert [effect for effect in effects if isinstance(effect, Terminate)] == [Terminate("m/1")]

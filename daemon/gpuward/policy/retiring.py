@@ -8,9 +8,20 @@ from gpuward.policy.life import Goal, Phase, Worker
 
 
 def may_retire(workers: Mapping[str, Worker], worker: Worker) -> bool:
-    """Whether a worker that leaves may go now: it does not serve, nobody of its pool stays, or one that stays does."""
+    """Whether a worker that leaves may go now.
+
+    It does not serve, nobody of its pool stays, one that stays serves, or somebody waits for its GPUs.
+    """
     stay = [one for one in workers.values() if one.pool == worker.pool and not one.removed and one.goal is Goal.UP]
-    return worker.phase is not Phase.READY or not stay or any(one.phase is Phase.READY for one in stay)
+    if worker.phase is not Phase.READY or not stay or any(one.phase is Phase.READY for one in stay):
+        return True
+    return any(_waits_for_its_gpus(one, worker) for one in workers.values())
+
+
+def _waits_for_its_gpus(other: Worker, worker: Worker) -> bool:
+    """Whether a blocked worker is to have a GPU that this one has: both would wait for each other."""
+    blocked = other.phase is Phase.BLOCKED and other.goal is Goal.UP and not other.removed
+    return blocked and not {*worker.run_uuids}.isdisjoint(other.device_uuids)
 
 
 def nobody_left(
