@@ -342,3 +342,17 @@ def test_why_tells_sentences_then_runs_with_the_latest_evidence(gpuctl: Any, dae
     ]
     assert document == why
     assert daemon.args_of("why")[0] == {"worker": "decode/1"}
+
+
+def test_a_worker_whose_hangs_are_not_all_found_is_told_with_the_reason(
+    gpuctl: Any, daemon: Any, documents: Any
+) -> None:
+    partly = {"state": "partly", "reason": "it tells no counters"}
+    watched = {"state": "watched", "reason": ""}
+    workers = [documents.worker("m/0", liveness=partly), documents.worker("m/1", liveness=watched)]
+    daemon.answers("status", documents.status(*workers))
+
+    _, shown, _ = gpuctl("status")
+
+    assert "m/0: it tells no counters" in shown
+    assert "m/1:" not in shown

@@ -31,6 +31,9 @@ def draw_status(screen: Screen, status: Status, workers: list[Worker]) -> None:
         _draw_trouble(screen, worker)
         for warning in worker.get("warnings", []):
             screen.sentence(warning, style="yellow")
+        liveness = worker.get("liveness")
+        if liveness is not None and liveness["state"] in {"partly", "asleep"}:
+            screen.sentence(f"{worker['name']}: {liveness['reason']}", style="yellow")
     shown = {uuid for worker in workers for uuid in worker["gpu_uuids"]}
     for gpu in status["gpus"]:
         if len(workers) == len(status["workers"]) or gpu["uuid"] in shown:

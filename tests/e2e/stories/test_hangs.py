@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -181,6 +182,54 @@ def test_an_engine_that_sleeps_or_is_paused_is_left_alone(daemon: DaemonUnderTes
 
     assert ask(port, "POST", "/wake_up") == 200
     eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+
+
+ENGINES = """
+import http.server, itertools, os, sys
+steps = itertools.count()
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        frozen = os.path.exists(sys.argv[2])
+        counts = {"0": (next(steps), 3), "1": (5, 2) if frozen else (next(steps), 0)}
+        lines = [
+            f'vllm:{name}{{engine="{engine}"}} {value}\\n'
+            for engine, count in counts.items()
+            for name, value in zip(("generation_tokens_total", "num_requests_running"), count)
+        ]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("".join(lines).encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Server).serve_forever()
+"""
+
+
+def test_one_frozen_engine_of_two_is_found_although_the_other_works(daemon: DaemonUnderTest) -> None:
+    script, frozen = daemon.write("engines.py", ENGINES), daemon.root / "frozen"
+    command = [sys.executable, str(script), "{port}", str(frozen)]
+    fleet = WATCHED.replace('model = "org/m"', f'engine = "command"\ncommand = {command}')
+    url = 'ready-url = "http://127.0.0.1:{port}/health"'
+    daemon.start(fleet.replace("[pool.m.liveness]", f'{url}\n[pool.m.liveness]\nprobe = "on"'))
+    daemon.all_ready()
+    outlives(daemon, 2)
+
+    frozen.touch()
+    daemon.until("m/0", lambda worker: worker["last_exit"] is not None)
+
+    run = daemon.call("why", {"worker": "m/0"})["runs"][-1]
+    assert run["cause"] == "hang"
+    assert "its engine 1, one of 2, has 2 requests and makes no progress" in run["reason"]
+
+
+def test_an_idle_worker_is_asked_seldom_and_looks_at_its_counters_are_not_in_its_log(daemon: DaemonUnderTest) -> None:
+    daemon.start(WATCHED)
+    daemon.all_ready()
+
+    outlives(daemon, 6)
+
+    log = daemon.call("logs", {"worker": "m/0"})["text"]
+    assert 2 <= log.count("POST /v1/completions") <= 6
+    assert "/metrics" not in log
+    assert "/health" not in log
 
 
 def test_an_engine_that_dies_of_its_first_request_never_was_ready(daemon: DaemonUnderTest) -> None:
