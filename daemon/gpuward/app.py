@@ -33,7 +33,7 @@ from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.leases import HOST_PLACES, Leases
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import AlreadyLocked, lock_directory
+from gpuward.host.process_setup import AlreadyLocked, keep_private, lock_directory
 from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
@@ -202,6 +202,8 @@ def _take(places: Places) -> list[int]:
     try:
         for path in (places.runtime, places.state, places.logs, places.leases):
             path.mkdir(parents=True, exist_ok=True)
+        for path in (places.state, places.logs):
+            keep_private(path)
         return [lock_directory(places.state), lock_directory(places.runtime)]
     except AlreadyLocked as error:
         message = f"cannot start: {error}; give this one another --state-dir, --runtime-dir and --socket"

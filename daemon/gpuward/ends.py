@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+from gpuward.config.secrets import masked, secrets_in, secrets_of
 from gpuward.equipment import Equipment
 from gpuward.host.boundary import around
 from gpuward.host.found_runs import started_from
@@ -53,6 +55,7 @@ class Ends:
 
     def take(self, findings: Findings) -> None:
         """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
+        findings = self._without_secrets(findings)
         dead, verdict, ending = findings.dead, findings.verdict, findings.ending
         if findings.refused:
             spent = self._equipment.log_path(dead.worker, dead.run).exists()
@@ -84,6 +87,16 @@ class Ends:
             ended_s=ending.at_s,
         )
         self._submit(dead.worker, ended)
+
+    def _without_secrets(self, findings: Findings) -> Findings:
+        """What a run printed may hold what it was given in confidence; nothing of that is kept or shown."""
+        dead, verdict = findings.dead, findings.verdict
+        pool = started_from(self._equipment.runs, dead.worker, dead.run)
+        secrets = secrets_in(self._equipment.context.inherited_env) | (secrets_of(pool) if pool else frozenset())
+        if not secrets:
+            return findings
+        evidence = tuple(masked(line, secrets) for line in verdict.evidence)
+        return replace(findings, verdict=replace(verdict, evidence=evidence, reason=masked(verdict.reason, secrets)))
 
     def hear(self, seen: XidSeen) -> list[tuple[str, LastExit]]:
         """Take an error of a GPU in; return whose last run it tells of, a little late, and that end anew."""

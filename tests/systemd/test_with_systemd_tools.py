@@ -82,6 +82,7 @@ def test_tmpfiles_makes_every_directory_with_its_mode(host: Path) -> None:
     assert result.returncode == 0, result.stderr
     made = ("run/gpuward", "var/lib/gpuward", "var/log/gpuward", "var/cache/gpuward/tmp", "etc/gpuward")
     modes = {path: oct((host / path).stat().st_mode & 0o7777) for path in made}
-    assert modes == dict.fromkeys(made, "0o750") | {"etc/gpuward": "0o755"}
+    private = dict.fromkeys(("var/lib/gpuward", "var/log/gpuward"), "0o700")
+    assert modes == dict.fromkeys(made, "0o750") | private | {"etc/gpuward": "0o755"}
     groups = dict(line.split(":")[0:3:2] for line in (host / "etc/group").read_text().splitlines())
     assert (host / "run/gpuward").stat().st_gid == int(groups["gpuctl"])

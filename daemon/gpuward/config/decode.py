@@ -20,6 +20,7 @@ from msgspec import structs
 from gpuward.config.errors import one_line
 from gpuward.config.fleet import Remark
 from gpuward.config.rules import Rule
+from gpuward.config.secrets import masked_value
 from gpuward.config.ways_out import way_out
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -49,7 +50,7 @@ class Section:
 
     def bad_value(self, key: str, value: object, must: str) -> Remark:
         """A remark about one value; ``must`` goes on from ``KEY = VALUE:`` and gives the way out."""
-        return self.remark("bad-value", f"{self.written_as.get(key, key)} = {shown(value)}: {must}")
+        return self.remark("bad-value", f"{self.written_as.get(key, key)} = {shown(masked_value(key, value))}: {must}")
 
 
 def decode_table(
@@ -73,7 +74,7 @@ def decode_table(
         info = fields.get(key)
         if info is None:
             guesses = len(found) < GUESSES_MAX
-            where = elsewhere(key, value) if guesses else ""
+            where = elsewhere(key, masked_value(key, value)) if guesses else ""
             found.append(unknown_key(key, value, fields if guesses else (), section, where=where))
             continue
         wrong = _type_problem(key, value, info.type) or _range_problem(value, rules.get(info.name))
@@ -87,10 +88,10 @@ def decode_table(
 def unknown_key(key: str, value: object, known: Collection[str], section: Section, *, where: str = "") -> Remark:
     """Name the key, and where it belongs or the nearest known one or, where none is near, all of them."""
     if where:
-        return section.remark("unknown-key", f"{clipped(key)} = {shown(value)}: {where}")
+        return section.remark("unknown-key", f"{clipped(key)} = {shown(masked_value(key, value))}: {where}")
     near = difflib.get_close_matches(key.replace("_", "-").lower()[:_SHOWN_MAX_CHARACTERS], known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(sorted(known))}" if known else ""
-    return section.remark("unknown-key", f"{clipped(key)} = {shown(value)}: unknown key{hint}")
+    return section.remark("unknown-key", f"{clipped(key)} = {shown(masked_value(key, value))}: unknown key{hint}")
 
 
 def clipped(text: str) -> str:

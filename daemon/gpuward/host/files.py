@@ -46,7 +46,7 @@ def create_regular(path: Path) -> int:
     """Open an empty regular file for writing and return its descriptor; what is something else is removed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, 0o640)
+        fd = os.open(path, flags, 0o600)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             os.ftruncate(fd, 0)
             return fd
@@ -55,7 +55,7 @@ def create_regular(path: Path) -> int:
         if error.errno not in {errno.ENXIO, errno.ELOOP}:  # a pipe without a reader, a link
             raise
     path.unlink()
-    return os.open(path, flags | os.O_EXCL, 0o640)
+    return os.open(path, flags | os.O_EXCL, 0o600)
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool) -> None:

@@ -86,7 +86,7 @@ def write_pairs(directory: str, name: str, pairs: list[tuple[str, object]]) -> N
     temporary = f"{directory}/.{name}.new"
     lines = [f"{key} {one_line(str(value))}\n" for key, value in [("version", VERSION), *pairs]]
     content = "".join(lines).encode("utf-8", "surrogateescape")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.write(fd, content) < len(content):
             raise OSError(28, "No space left on device")  # ENOSPC
@@ -190,7 +190,7 @@ class Log:
     def open(self) -> None:
         """Open the file for appending; on failure the next write tries again."""
         try:
-            self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self.written = os.fstat(self.fd).st_size
         except OSError:
             self.fd = -1

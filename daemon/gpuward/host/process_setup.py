@@ -49,6 +49,13 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def keep_private(directory: Path) -> None:
+    """Close a directory of this user's to all others: what workers were given and printed lies in it."""
+    known = directory.stat()
+    if known.st_uid == os.geteuid() and known.st_mode & 0o077:
+        directory.chmod(0o700)
+
+
 def lock_directory(directory: Path) -> int:
     """Take a directory for this process; the lock is held while the returned descriptor is open."""
     path = directory / "gpuward.lock"

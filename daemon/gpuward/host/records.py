@@ -204,7 +204,7 @@ class Records:
         path = self.root / "workers" / f"{worker.name}.goal"
         path.parent.mkdir(parents=True, exist_ok=True)
         known = path.exists()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
             os.pwrite(fd, f"{worker.goal:<4}\n".encode(), 0)
             os.fsync(fd)

@@ -111,7 +111,7 @@ class Runs:
 
         Where there is no room for it (a full disk must not keep the daemon from its workers) its source serves.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(OSError):
             (self.root / "keeper.pyc").unlink()  # versions to 0.1 put it where a pool may be called so
         try:
@@ -226,7 +226,7 @@ class Runs:
     def _lock(self, worker: str) -> int:
         directory = self.worker_directory(worker)
         directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o640)
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -276,7 +276,7 @@ class Runs:
             ours.callback(os.close, started_end)
             unless_spawned = ours.enter_context(ExitStack())
             unless_spawned.callback(os.close, started)
-            errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            errors = os.open(directory / "keeper.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             ours.callback(os.close, errors)
             null = os.open(os.devnull, os.O_RDONLY)
             ours.callback(os.close, null)
