@@ -312,14 +312,15 @@ def test_a_gpu_lost_between_its_memory_and_its_vitals_is_lost() -> None:
     assert other.health == "ok"
 
 
-def test_a_steady_round_asks_for_identities_once() -> None:
+def test_a_steady_round_asks_for_names_once_and_each_time_who_is_there() -> None:
     driver = a_driver(8)
     provider = gpus_of(driver)
 
     for _ in range(5):
         provider.snapshot()
 
-    assert driver.calls["nvmlDeviceGetUUID"] == 8
+    assert driver.calls["nvmlDeviceGetName"] == 8
+    assert driver.calls["nvmlDeviceGetUUID"] == 8 * 5
     assert driver.calls["nvmlInitWithFlags"] == 1
 
 
@@ -328,3 +329,14 @@ def test_no_gpus_is_good_only_because_it_was_asked_for() -> None:
 
     assert (snapshot.provider, snapshot.state, snapshot.gpus) == ("none", "ok", ())
     assert snapshot.reason == "the inventory provider is none"
+
+
+def test_when_a_gpu_is_gone_and_the_others_move_up_the_right_one_is_lost() -> None:
+    driver = a_driver(3)
+    provider = gpus_of(driver)
+    provider.snapshot()
+
+    del driver.gpus[0]
+    gpus = by_uuid(provider)
+
+    assert {uuid: gpu.health for uuid, gpu in gpus.items()} == {"GPU-0": "lost", "GPU-1": "ok", "GPU-2": "ok"}

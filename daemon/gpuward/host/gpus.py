@@ -127,7 +127,7 @@ class NvmlGpus:
         """Return one GPU; its rank is not known yet."""
         try:
             handle = self._nvml.handle(nvml_index)
-            identity = self._by_nvml_index.get(nvml_index) or self._nvml.identity(handle)
+            identity = self._identity(nvml_index, handle)
         except NvmlTrouble as trouble:
             known = self._by_nvml_index.get(nvml_index)
             return _Unidentified(nvml_index, trouble) if known is None else self._silent(known, trouble)
@@ -137,6 +137,11 @@ class NvmlGpus:
         except NvmlTrouble as trouble:
             return self._silent(identity, trouble)
         return _answering(identity, look, self._named(look.processes))
+
+    def _identity(self, nvml_index: int, handle: object) -> GpuIdentity:
+        """Who is at this index now: where one GPU is gone, the others may have moved up."""
+        known = self._by_nvml_index.get(nvml_index)
+        return known if known is not None and known.uuid == self._nvml.uuid(handle) else self._nvml.identity(handle)
 
     def _look_into(self, handle: object) -> _Look:
         """Read processes, memory, processes: only where both lists agree, all three are of one moment."""

@@ -102,10 +102,14 @@ class Nvml:
         handle: object = self.call("nvmlDeviceGetHandleByIndex", nvml_index)
         return handle
 
+    def uuid(self, handle: object) -> str:
+        """Return the UUID of a GPU. Raises NvmlTrouble."""
+        return _text(self.call("nvmlDeviceGetUUID", handle))
+
     def identity(self, handle: object) -> GpuIdentity:
         """Return UUID, name and PCI address. Raises NvmlTrouble."""
         return GpuIdentity(
-            uuid=_text(self.call("nvmlDeviceGetUUID", handle)),
+            uuid=self.uuid(handle),
             name=_text(self.call("nvmlDeviceGetName", handle)),
             pci_bus_id=_text(self.call("nvmlDeviceGetPciInfo", handle).busId).upper(),
         )
