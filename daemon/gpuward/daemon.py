@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuward import __version__
 from gpuward.answering.commands import Commands
+from gpuward.config.drain import grace_s
 from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
@@ -256,7 +257,7 @@ class Daemon:
 
     def _longest_stop_s(self) -> float:
         pools = self._parts.supervisor.state.pools.values()
-        return sum(pool.stop_timeout_s for pool in pools) + 30.0
+        return sum(grace_s(pool) for pool in pools) + 30.0
 
     def _hang_up(self) -> None:
         """SIGHUP: somebody asks to reload, or the terminal that the daemon was started on is gone and nobody does."""

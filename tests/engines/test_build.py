@@ -82,7 +82,11 @@ def test_looks_of_supervision_are_kept_out_of_the_log_where_the_version_can(tmp_
 
     assert flags("0.15.1") == ()
     assert flags("0.16.0") == ("--disable-access-log-for-endpoints", "/health,/metrics,/ping")
-    assert flags("0.33.0", "--disable_access_log_for_endpoints=/x") == ("--disable_access_log_for_endpoints=/x",)
+    stated = ("--disable_access_log_for_endpoints=/x",)
+    assert flags("0.17.9", *stated) == stated
+    assert flags("0.18.0", *stated) == (*stated, "--shutdown-timeout", "30")
+    own = (*stated, "--shutdown_timeout=5")
+    assert flags("0.33.0", *own) == own
 
 
 @pytest.mark.parametrize(
@@ -252,7 +256,12 @@ def test_vllm_on_a_simulated_host_is_the_simulated_worker_with_the_same_argument
 
     assert simulated.argv[:3] == ("/opt/gpuward/bin/python", "-m", "gpuward.sim.worker")
     quiet = ("--disable-access-log-for-endpoints", "/health,/metrics,/ping")
-    assert simulated.argv[3:] == (*launched(a_vllm_pool(extra_args=("--enforce-eager",))).argv[1:], *quiet)
+    assert simulated.argv[3:] == (
+        *launched(a_vllm_pool(extra_args=("--enforce-eager",))).argv[1:],
+        *quiet,
+        "--shutdown-timeout",
+        "30",
+    )
     assert simulated.env["GPUWARD_SIM_CLAIMS"] == "/run/claims"
 
 

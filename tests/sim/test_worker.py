@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from tests.sim.simulated_worker import (
     one_that_ends,
     wait_gone,
 )
+from tests.waiting import eventually
 
 from gpuward.sim.claims import write_claim
 from gpuward.sim.gpus import SimulatedGpus
@@ -180,6 +182,42 @@ def test_a_shutdown_timeout_lets_running_requests_finish(start: Start) -> None:
     client.close()
 
     assert b"200 OK" in answer
+    assert worker.ended() == 0
+
+
+def test_without_a_shutdown_timeout_a_request_ends_as_200_with_finish_reason_abort(start: Start) -> None:
+    worker = start(GPUWARD_SIM_TOKEN_S="0.05").ready()
+    client = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
+    client.sendall(A_COMPLETION)
+    eventually(
+        lambda: re.search(r"vllm:generation_tokens_total{[^}]*} [1-9]", str(worker.ask("GET", "/metrics"))), within_s=5
+    )
+
+    worker.process.terminate()
+    answer = client.recv(65536)
+    client.close()
+
+    assert b"200 OK" in answer
+    assert b'"finish_reason": "abort"' in answer
+    assert worker.ended() == 0
+
+
+def test_a_worker_that_drains_answers_500_to_what_is_new(start: Start) -> None:
+    worker = start("--shutdown-timeout", "20", GPUWARD_SIM_TOKEN_S="0.1").ready()
+    running = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
+    running.sendall(A_COMPLETION)
+    worker.ask("GET", "/health")
+
+    worker.process.terminate()
+    worker.until("mode=drain")
+    late = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
+    late.sendall(A_COMPLETION)
+    refused, finished = late.recv(65536), running.recv(65536)
+    late.close()
+    running.close()
+
+    assert b"500 Internal Server Error" in refused
+    assert b"200 OK" in finished
     assert worker.ended() == 0
 
 

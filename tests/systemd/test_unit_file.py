@@ -59,11 +59,12 @@ def test_the_daemon_may_reach_its_caches_in_the_sandbox(unit) -> None:
 
 
 def test_the_stop_timeout_is_longer_than_the_grace_of_two_layers_of_workers(unit) -> None:
+    from gpuward.config.drain import grace_s
     from gpuward.config.fleet import Pool
 
     (timeout,) = unit.values("Service", "TimeoutStopSec")
 
-    assert int(timeout.removesuffix("min")) * 60 > 2 * Pool(name="any").stop_timeout_s
+    assert int(timeout.removesuffix("min")) * 60 > 2 * grace_s(Pool(name="any"))
 
 
 def test_the_daemon_is_started_with_both_files_of_etc_gpuward(unit) -> None:

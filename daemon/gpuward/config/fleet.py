@@ -103,7 +103,8 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     working_directory: str | None = None
     memory_max: int | None = None
     start_timeout_s: float = 1800.0
-    stop_timeout_s: float = 30.0
+    stop_timeout_s: float | None = None
+    drain_timeout_s: int | None = None
     update: Literal["rolling", "all"] = "rolling"
     max_unavailable: int = 1
     min_ready_s: float = 2.0

@@ -95,6 +95,17 @@ class XidSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     record: tuple[int, ...] = ()
 
 
+class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where the ready workers are listed for proxies; ``directory`` None: nowhere.
+
+    ``on_change`` is run after each change of a file. A worker that is to stop gets its SIGTERM ``settle_s`` after that.
+    """
+
+    directory: str | None = None
+    on_change: tuple[str, ...] = ()
+    settle_s: float = 1.0
+
+
 class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The daemon's own log. ``format`` auto: fields where it goes to the journal, pretty on a terminal, else JSON."""
 
@@ -142,5 +153,6 @@ class HostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: Limits = field(default_factory=Limits)
     watch: WatchSettings = field(default_factory=WatchSettings)
     xid: XidSettings = field(default_factory=XidSettings)
+    endpoints: EndpointSettings = field(default_factory=EndpointSettings)
     logging: Logging = field(default_factory=Logging)
     signatures: tuple[SignatureRule, ...] = ()

@@ -17,6 +17,7 @@ from gpuward.config.rules import (
     Rule,
     above,
     absolute_path,
+    arguments,
     at_least,
     between,
     devices,
@@ -59,6 +60,11 @@ _RULES: Final[Mapping[str, Mapping[str, Rule]]] = {
         "action_pause_s": between(1, 7 * 24 * 3600),
     },
     "xid": {},
+    "endpoints": {
+        "directory": absolute_path("/run/gpuward/endpoints"),
+        "on_change": arguments,
+        "settle_s": between(0, 300),
+    },
     "logging": {},
 }
 
@@ -141,6 +147,10 @@ def _problems_between(settings: HostSettings) -> Iterator[Remark]:
             "per-worker",
             ports.per_worker,
             f"{ports.first} to {ports.last} are {room} ports, less than one worker needs",
+        )
+    if settings.endpoints.on_change and settings.endpoints.directory is None:
+        yield Section("[endpoints]").bad_value(
+            "on-change", list(settings.endpoints.on_change), "nothing is written without directory; name one"
         )
     if settings.control.socket is not None:
         yield from _too_long("[control]", "socket", settings.control.socket, settings.control.socket)

@@ -54,6 +54,7 @@ POOL_RULES: Final[Mapping[str, Rule]] = {
     "memory_max": at_least(MEMORY_MAX_LEAST_BYTES),
     "start_timeout_s": above(0, most=_SECONDS_MAX),
     "stop_timeout_s": above(0, most=_SECONDS_MAX),
+    "drain_timeout_s": between(0, 24 * 3600),
     "command": arguments,
     "ready_url": http_url,
     "ready_log": pattern,

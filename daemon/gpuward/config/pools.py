@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gpuward.config.decode import Section, Table, decode_table
+from gpuward.config.drain import drain_problems
 from gpuward.config.elsewhere import elsewhere
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Liveness, OnCause, Pool, Remark, RestartPolicy
@@ -119,6 +120,7 @@ def _decode_pool(table: PoolTable, found: list[Remark]) -> Pool | None:
         pool = msgspec.structs.replace(pool, model=SIMULATED_MODEL)
     if right.get("engine") == table.table.get("engine"):
         found += pool_problems(pool, table.table, section)
+        found += drain_problems(pool, section)
     if right.get("restart") == table.table.get("restart"):
         found += restart_problems(pool, section)
     return pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuward.config.fleet import Pool
 from gpuward.engines import command, versions, vllm
 from gpuward.engines.environment import check_devices, environment, visible_devices
-from gpuward.engines.launch import Devices, HostContext, Launch
+from gpuward.engines.launch import Devices, HostContext, Launch, Version
 
 SIMULATED_WORKER = "gpuward.sim.worker"
 
@@ -55,8 +55,11 @@ def http_port(pool: Pool, index: int, ports: range) -> int:
 def _vllm(pool: Pool, env: dict[str, str], port: int, host: HostContext) -> tuple[tuple[str, ...], dict[str, str]]:
     arguments = vllm.serve_arguments(pool, port)
     if is_simulated(pool, host):
-        quiet = vllm.quiet_arguments(pool, versions.SIMULATED)
-        return (host.python, "-m", SIMULATED_WORKER, *arguments, *quiet), env
+        more = _by_version(pool, versions.SIMULATED)
+        return (host.python, "-m", SIMULATED_WORKER, *arguments, *more), env
     words, env = vllm.program(pool, host, env)
-    quiet = vllm.quiet_arguments(pool, versions.installed(words[0]))
-    return (*words, *arguments, *quiet), env
+    return (*words, *arguments, *_by_version(pool, versions.installed(words[0]))), env
+
+
+def _by_version(pool: Pool, version: Version | None) -> tuple[str, ...]:
+    return *vllm.quiet_arguments(pool, version), *vllm.drain_arguments(pool, version)

@@ -15,9 +15,6 @@ from gpuward.engines.launch import CannotLaunch, HostContext, Version
 SIMULATED: Final[Version] = (0, 32, 0)
 """What the simulated worker stands in for, and says that it is."""
 
-SHUTDOWN_TIMEOUT_SINCE: Final[Version] = (0, 18, 0)
-"""``--shutdown-timeout`` lets running requests end after SIGTERM."""
-
 METADATA_BYTES_MAX: Final = 8192
 SCRIPT_BYTES_MAX: Final = 512
 ENTRIES_MAX: Final = 20_000

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from gpuward.config.drain import SHUTDOWN_TIMEOUT, drain_s
 from gpuward.config.fleet import Pool
 from gpuward.config.pool_rules import FLAGS_WITH_KEYS
 from gpuward.config.vllm_arguments import flag_of, option, options
@@ -28,6 +29,9 @@ envs.py). One that is killed leaves them there for ever."""
 
 QUIET_SINCE: Final[Version] = (0, 16, 0)
 """First version with ``--disable-access-log-for-endpoints`` (vllm-project/vllm #30011)."""
+
+SHUTDOWN_TIMEOUT_SINCE: Final[Version] = (0, 18, 0)
+"""First version with ``--shutdown-timeout``: running requests end after SIGTERM (without it they are aborted)."""
 
 QUIET_ENDPOINTS: Final = "/health,/metrics,/ping"
 """What is asked by supervision alone; a line in the worker's log for each look would bury what the worker says."""
@@ -61,6 +65,16 @@ def quiet_arguments(pool: Pool, version: Version | None) -> tuple[str, ...]:
     if version is None or version < QUIET_SINCE or flag in options(pool.extra_args):
         return ()
     return flag, QUIET_ENDPOINTS
+
+
+def drain_arguments(pool: Pool, version: Version | None) -> tuple[str, ...]:
+    """Return what lets running requests end after SIGTERM, where the version has it and the pool does not say.
+
+    A version that is not known gets nothing: one that does not know the flag would not start at all.
+    """
+    if version is None or version < SHUTDOWN_TIMEOUT_SINCE or SHUTDOWN_TIMEOUT in options(pool.extra_args):
+        return ()
+    return SHUTDOWN_TIMEOUT, str(drain_s(pool))
 
 
 def model_name(pool: Pool) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from gpuward.config.drain import grace_s
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import (
     Adapted,
@@ -101,7 +102,7 @@ def begin_stop(worker: Worker, pool: Pool, now_s: float) -> Step:
 
 def _grace_s(worker: Worker, pool: Pool) -> float:
     loads = worker.ready_since_s is None and pool.engine != "command"
-    return min(pool.stop_timeout_s, LOADING_GRACE_S) if loads else pool.stop_timeout_s
+    return min(grace_s(pool), LOADING_GRACE_S) if loads else grace_s(pool)
 
 
 def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:

@@ -19,6 +19,9 @@ from gpuward.sim.web import Exchange
 ENGINE_DEAD: Final = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 
 
+NO_NEW: Final = "cannot schedule new futures after shutdown"
+
+
 class Api:
     """Answers requests; hands generation to the engine. ``fail`` shows a fault of the API server itself."""
 
@@ -41,6 +44,7 @@ class Api:
         self.errored = False
         self._keys = arguments.api_keys or tuple(filter(None, [os.environ.get("VLLM_API_KEY")]))
         self._asleep: list[tuple[int, int]] | None = None
+        self._draining = False
         self._routes: dict[tuple[str, str], Callable[[Exchange], None]] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -98,6 +102,22 @@ class Api:
             completion.break_off(ENGINE_DEAD)
         self._running.clear()
 
+    def begin_drain(self) -> None:
+        """Refuse what comes from now on; `/health` stays 200 (vLLM 0.32.0, measured)."""
+        self._draining = True
+
+    def abort_all(self) -> None:
+        """End what has begun: 200 with what there is and finish_reason abort (vLLM 0.32.0 without a drain).
+
+        Who has no token yet is told nothing: the engine is killed before that gets out.
+        """
+        for number, completion in tuple(self._running.items()):
+            if completion.produced:
+                del self._running[number]
+                self._metrics.finished["abort"] += 1
+                completion.exchange.connection.gone = None
+                completion.abort()
+
     def _health(self, exchange: Exchange) -> None:
         exchange.answer(503 if self.errored else 200, b"")
 
@@ -126,6 +146,9 @@ class Api:
     def _complete(self, exchange: Exchange) -> None:
         if self.errored:
             _refuse(exchange, 500, "InternalServerError", ENGINE_DEAD)
+            return
+        if self._draining:
+            _refuse(exchange, 500, "InternalServerError", NO_NEW)
             return
         try:
             names = (self._arguments.served_name, *self._arguments.other_names)

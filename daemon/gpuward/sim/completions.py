@@ -64,6 +64,14 @@ class Completion:
             self._finish()
         return complete
 
+    def abort(self) -> None:
+        """Finish before the end, as vLLM does when it is told to stop without a drain."""
+        self.finish_reason = "abort"
+        if self._wanted.stream:
+            nothing: dict[str, object] = {"delta": {}} if self._chat else {"text": ""}
+            self._send_choice(nothing | {"finish_reason": "abort"})
+        self._finish()
+
     def break_off(self, message: str) -> None:
         """The engine died: an error instead of an answer, within the stream where it has begun."""
         error = {"error": {"message": message, "type": "InternalServerError", "param": None, "code": 500}}

@@ -196,6 +196,10 @@ class ApiServer:
             self._end()
         else:
             self._stopping = True
+            if self._arguments.shutdown_timeout_s > 0:
+                self._api.begin_drain()
+            else:
+                self._api.abort_all()
             Departure(self._loop, self._web, self._engine, self._console, self._end).begin(
                 self._arguments.shutdown_timeout_s
             )
