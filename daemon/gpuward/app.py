@@ -41,6 +41,7 @@ from gpuward.host.sampler import Sampler
 from gpuward.host.threads import started_threads
 from gpuward.host.xids import XidListener
 from gpuward.journal import Journal
+from gpuward.policy.endpoints import Listing
 from gpuward.policy.fleet import FleetState, Terms
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
@@ -292,7 +293,10 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
         release_timeout_s=settings.limits.release_timeout_s,
         excluded=settings.inventory.exclude,
     )
-    supervisor = Supervisor(equipment, journal, FleetState(snapshot=sampler.latest, terms=terms))
+    endpoints = settings.endpoints
+    listing = Listing(settle_s=endpoints.settle_s) if endpoints.directory is not None else None
+    state = FleetState(snapshot=sampler.latest, terms=terms, listing=listing)
+    supervisor = Supervisor(equipment, journal, state)
     fleets = Fleets(supervisor, equipment, options.fleet)
     care = GpuCare(supervisor, records, settings)
     views = Views(supervisor, fleets, care, time.monotonic())

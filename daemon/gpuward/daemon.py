@@ -167,6 +167,7 @@ class Daemon:
         elif self._parts.fleets.drift_reason is not None:
             journal.note("fleet-file", f"not applied: {self._parts.fleets.drift_reason}", level="warning")
         self._takeover.settle()
+        self._parts.supervisor.endpoints.open()
         self._parts.commands.open = True
         self._notify.ready(self._status_line())
 
@@ -257,7 +258,7 @@ class Daemon:
 
     def _longest_stop_s(self) -> float:
         pools = self._parts.supervisor.state.pools.values()
-        return sum(grace_s(pool) for pool in pools) + 30.0
+        return sum(grace_s(pool) for pool in pools) + self._parts.equipment.settings.endpoints.settle_s + 30.0
 
     def _hang_up(self) -> None:
         """SIGHUP: somebody asks to reload, or the terminal that the daemon was started on is gone and nobody does."""

@@ -21,6 +21,7 @@ from gpuward.host.processes import boot_id
 from gpuward.journal import Journal
 from gpuward.operations import Operations
 from gpuward.policy import fleet as policy
+from gpuward.policy.endpoints import Listing
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
@@ -42,6 +43,7 @@ from gpuward.policy.life import (
 )
 from gpuward.policy.roll import Roll
 from gpuward.policy.worker import stays
+from gpuward.running import endpoints
 from gpuward.running.attribution import Attribution
 from gpuward.running.runner import Reports, Runner
 from gpuward.running.traces import Traces
@@ -73,6 +75,8 @@ class Supervisor:
             port_blocks=self._port_blocks,
         )
         self._runner = Runner(equipment, reports)
+        told = endpoints.Reports(change=self._relist, notice=self.notice, state=lambda: self.state)
+        self.endpoints = endpoints.Endpoints(equipment.settings.endpoints, told)
         self._inbox: list[tuple[str, Event]] = []
         self._wake = asyncio.Event()
         self.keep_rolls: Callable[[], None] = lambda: None
@@ -109,6 +113,10 @@ class Supervisor:
         """Apply a change of the whole state at once; its effects are performed before this returns."""
         self._commit(change(self.state, time.monotonic()))
         self._wake.set()
+
+    def _relist(self, change: Callable[[Listing], Listing]) -> None:
+        if self.state.listing is not None:
+            self.command(partial(policy.relisted, listing=change(self.state.listing)))
 
     def observe(self, snapshot: Snapshot) -> None:
         """Take a sample of the GPUs in."""
@@ -210,6 +218,7 @@ class Supervisor:
             if old is None or old.phase is not new.phase or old.run != new.run:
                 with around("publish"):
                     self._journal.phase(old, new)
+        self.endpoints.look()
         if moved or effects or before.rolls != self.state.rolls:
             self.operations.look(self.state)
             moving = any(worker.phase in MEMORY_MOVES for worker in self.state.workers.values())

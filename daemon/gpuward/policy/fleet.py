@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.admission import obstacle, release_obstacle, starting_neighbour
+from gpuward.policy.endpoints import Listing, departure, departures_s
 from gpuward.policy.holders import NOBODY, Holders, orphans
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.ladder import effective
@@ -67,6 +68,8 @@ class FleetState:
     levels: Mapping[str, Level] = field(default_factory=dict)
     used_runs: Mapping[str, int] = field(default_factory=dict)
     """The highest run number of names that are no workers at present: none comes again."""
+    listing: Listing | None = None
+    """What proxies know of who is ready; None where no endpoints are written."""
 
     def pool_of(self, worker: Worker) -> Pool:
         """Return the pool that a worker belongs to, as it is to be started: with the steps of its ladder."""
@@ -259,6 +262,9 @@ def _drain(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tup
     measuring = starting_neighbour(state, worker) if worker.ready_since_s is not None and not state.halting else None
     if measuring is not None:
         return waiting(worker, measuring), ()
+    leaves = departure(state.listing, worker, now_s)
+    if leaves is not None:
+        return waiting(worker, leaves), ()
     return begin_stop(worker, state.pool_of(worker), now_s)
 
 
@@ -295,9 +301,15 @@ def next_deadline_s(state: FleetState, now_s: float) -> float | None:
             times.append(worker.not_before_s)
         if worker.phase is Phase.RELEASING:
             times.append(worker.since_s + state.terms.release_timeout_s)
+    times += [at_s for at_s in departures_s(state.listing, state.workers.values()) if at_s > now_s]
     looks = (next_look_s(roll, state.workers, state.pools[name]) for name, roll in state.rolls.items())
     times += [look_s for look_s in looks if look_s is not None and look_s > now_s]
     return min(times, default=None)
+
+
+def relisted(state: FleetState, now_s: float, *, listing: Listing | None) -> Outcome:
+    """What proxies know has changed."""
+    return settle(replace(state, listing=listing), now_s)
 
 
 def amended(fleet: FleetState, _now_s: float, *, worker: str, exit_: LastExit) -> Outcome:

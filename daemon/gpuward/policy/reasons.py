@@ -27,6 +27,7 @@ WaitKind: TypeAlias = Literal[
     "killed",
     "outlives-kill",
     "dependents",
+    "endpoints",
     "neighbour",
     "memory",
     "process",
