@@ -15,6 +15,7 @@ from gpuward.policy.life import (
     Goal,
     LastExit,
     Phase,
+    RestartAsked,
     RunEnded,
     StartAsked,
     StartRun,
@@ -319,3 +320,13 @@ def test_a_worker_that_leaves_does_not_keep_the_gpus_that_one_that_stays_waits_f
     _, effects = observe(state, a_snapshot(at_s=10.0), 10.0)
 
     assert [effect for effect in effects if isinstance(effect, Terminate)] == [Terminate("m/1")]
+
+
+def test_a_worker_that_leaves_the_fleet_is_not_brought_back_by_a_command() -> None:
+    state, _ = applied(FleetState(snapshot=a_snapshot()), [Pool(name="m", model="m", workers=2, gpus_per_worker=1)])
+    leaving = replace(state.workers["m/1"], removed=True, goal=Goal.DOWN)
+
+    state = replace(state, workers={**state.workers, "m/1": leaving})
+    after, _ = step(state, [("m/1", StartAsked()), ("m/1", RestartAsked("by command"))], 1.0)
+
+    assert "m/1" not in after.workers or after.workers["m/1"].goal is Goal.DOWN

@@ -9,6 +9,7 @@ import pytest
 from gpuward.config.fleet import Pool, RestartPolicy
 from gpuward.policy.life import (
     BecameReady,
+    Condemned,
     DeadlinePassed,
     Event,
     Goal,
@@ -17,6 +18,7 @@ from gpuward.policy.life import (
     Kill,
     KillRest,
     LastExit,
+    Note,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -355,3 +357,19 @@ def test_the_number_of_a_start_that_left_a_log_does_not_come_again() -> None:
     with_log, _ = step(starting, StartRefused(3, "no room", kind="lease", spent=True), POOL, now_s=1.0)
 
     assert (without.run, with_log.run) == (2, 3)
+
+
+def test_breach_restarts_wait_and_count_like_failures_and_end_with_the_budget() -> None:
+    pool = Pool(name="decode", model="m", restart=RestartPolicy(max_failures=2, window_s=600, delay_first_s=4))
+    worker, ended = a_worker(ready_since_s=99.0), []
+    for now_s in (100.0, 110.0):
+        draining, _ = step(replace(worker, phase=Phase.READY), Condemned(3, "start", "too much"), pool, now_s)
+        worker, _ = step(begin_stop(draining, pool, now_s)[0], an_end(), pool, now_s + 1)
+        ended.append(worker.not_before_s)
+
+    ready = replace(worker, phase=Phase.READY, ready_since_s=119.0)
+    kept, effects = step(ready, Condemned(3, "start", "too much"), pool, 120.0)
+
+    assert ended == [104.0, 118.0]
+    assert kept == ready
+    assert [effect.kind for effect in effects if isinstance(effect, Note)] == ["memory-breach-kept"]

@@ -251,7 +251,7 @@ class Commands:
     def _targets(self, op: str, args: ask.TargetArgs, by: By | None) -> Document:
         if op == "reset":
             return self._reset(args)
-        workers = self._resolve(args)
+        workers = self._of_the_fleet(op, args, self._resolve(args))
         if args.dry_run:
             return self._stops(self._beforehand.of_workers(op, workers), workers)
         if op == "restart" and not args.force:
@@ -341,6 +341,17 @@ class Commands:
                 raise Refusal("no-such-worker", f"there is no worker or pool {target!r}; {self._known()}")
             found.update((worker.name, worker) for worker in members)
         return tuple(found.values())
+
+    def _of_the_fleet(self, op: str, args: ask.TargetArgs, workers: tuple[Worker, ...]) -> tuple[Worker, ...]:
+        """Who leaves the fleet can be stopped, and is stopped with all; only the fleet brings it back."""
+        if op == "stop":
+            every = self._supervisor.state.workers.values() if args.all else workers
+            return tuple(one for one in every if not one.removed or one.alive or not args.all)
+        leaving = [one.name for one in workers if one.removed]
+        if leaving and (len(leaving) == len(workers) or not {*leaving}.isdisjoint(args.targets)):
+            why = f"{', '.join(leaving)} left the fleet and is being stopped"
+            raise Refusal("refused", f"cannot {op}: {why}; gpuctl scale or gpuctl apply takes it back")
+        return tuple(one for one in workers if not one.removed)
 
     def _events(self, args: ask.EventsArgs) -> Document:
         """Who has left the fleet is known as long as there are events of theirs."""

@@ -27,6 +27,7 @@ from gpuward.policy.life import (
     Note,
     Phase,
     RestartAsked,
+    StartAsked,
     StopAsked,
     Worker,
 )
@@ -90,7 +91,8 @@ def step(state: FleetState, events: Iterable[tuple[str, Event]], now_s: float) -
     effects: list[Effect] = []
     for name, event in events:
         worker = state.workers.get(name)
-        if worker is None:
+        leaves = worker is not None and worker.removed and isinstance(event, StartAsked | RestartAsked)
+        if worker is None or leaves:  # who leaves the fleet comes back with the fleet only
             continue
         stepped, caused = step_worker(worker, event, state.pool_of(worker), now_s)
         state = with_worker(state, stepped)

@@ -29,6 +29,7 @@ from gpuward.policy.life import (
     Kill,
     KillRest,
     Lingers,
+    Note,
     Phase,
     ProbeMissed,
     RestartAsked,
@@ -48,7 +49,7 @@ from gpuward.policy.ports import served_port
 from gpuward.policy.reasons import Ending, Wait, named
 from gpuward.policy.reload import definition
 from gpuward.policy.response import after_end
-from gpuward.policy.restart import GiveUp
+from gpuward.policy.restart import GiveUp, after_failure
 
 DRAIN_LIMIT_S = 300.0
 """A worker that waits to be stopped, for its dependents or for a neighbour that starts, goes ahead after this long."""
@@ -118,7 +119,7 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
         case RestartAsked(reason=why, kind=kind, by=by):
             return _restart_asked(worker, Ending(kind=kind, why=named(why, by), then="start", by=by), now_s)
         case Condemned():
-            return _condemned(worker, event, now_s)
+            return _condemned(worker, event, pool, now_s)
         case HaltAsked():
             halted = replace(worker, halted=worker.goal is Goal.UP and worker.phase is not Phase.FAILED)
             return _wind_down(halted, Ending(kind="halt", why="the daemon stops", then="rest"), now_s)
@@ -170,11 +171,29 @@ def _restart_asked(worker: Worker, ending: Ending, now_s: float) -> Step:
     return _wind_down(_anew(worker, now_s), ending, now_s)
 
 
-def _condemned(worker: Worker, event: Condemned, now_s: float) -> Step:
-    """End a run that nobody has asked to end, in order; who is on the way down already goes on with that."""
+def _condemned(worker: Worker, event: Condemned, pool: Pool, now_s: float) -> Step:
+    """End a run that nobody has asked to end, in order; who is on the way down already goes on with that.
+
+    Starts after a breach have the budget and the delays of any failure; with the budget spent, what serves is left.
+    """
     if worker.run != event.run or worker.phase not in {Phase.STARTING, Phase.READY}:
         return worker, ()
     counted = replace(worker, failures=(*worker.failures, now_s), not_before_s=now_s)
+    if event.kind == "breach" and event.then == "start":
+        ready_for_s = now_s - worker.ready_since_s if worker.ready_since_s is not None else 0.0
+        verdict = after_failure(
+            pool.restart,
+            failures=worker.failures,
+            consecutive=worker.consecutive,
+            ready_for_s=ready_for_s,
+            now_s=now_s,
+            jitter=0.0,
+        )
+        if isinstance(verdict, GiveUp):
+            return worker, (Note(worker.name, "memory-breach-kept", f"{event.reason}; left running: {verdict.reason}"),)
+        counted = replace(
+            worker, failures=verdict.failures, consecutive=verdict.consecutive, not_before_s=verdict.not_before_s
+        )
     then: Literal["rest", "start"] = "start" if event.then == "start" else "rest"
     return _wind_down(counted, Ending(kind=event.kind, why=event.reason, then=then), now_s)
 
@@ -250,7 +269,7 @@ def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: flo
     if isinstance(event, StartRefused):  # a run that somebody waits for keeps its number
         return _refused(over if again or event.spent else replace(over, run=worker.run - 1), event, now_s)
     if again:
-        over = replace(over, restarts=worker.restarts + 1, not_before_s=now_s)
+        over = replace(over, restarts=worker.restarts + 1, not_before_s=max(now_s, worker.not_before_s))
         return enter(over, Phase.RELEASING, worker.why, now_s), (TakeSample(),)
     return _unasked_end(over, event, pool, now_s)
 
