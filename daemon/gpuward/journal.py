@@ -11,6 +11,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from gpuward.policy.life import Phase, Worker
+from gpuward.policy.phases import at_present
 
 KEPT = 4096
 _WARNING_PHASES = frozenset({Phase.BACKOFF, Phase.RELEASING, Phase.FAILED})
@@ -50,7 +51,8 @@ class Journal:
         before = old.phase if old is not None else None
         cause = new.last_exit.cause if new.last_exit and (old is None or old.last_exit != new.last_exit) else None
         level = "warning" if new.phase in _WARNING_PHASES and before is not Phase.BACKOFF else "info"
-        self.note(f"worker-{new.phase}", new.reason, worker=new.name, run=new.run, cause=cause, level=level)
+        reason = at_present(new, time.monotonic())
+        self.note(f"worker-{new.phase}", reason, worker=new.name, run=new.run, cause=cause, level=level)
 
     def note(
         self,

@@ -30,6 +30,7 @@ from gpuward.policy.life import (
     Terminate,
     Worker,
 )
+from gpuward.policy.phases import at_present
 from gpuward.policy.worker import begin_run, begin_stop, step
 
 POOL = Pool(name="decode", model="m", stop_timeout_s=30, start_timeout_s=600)
@@ -373,3 +374,15 @@ def test_breach_restarts_wait_and_count_like_failures_and_end_with_the_budget() 
     assert ended == [104.0, 118.0]
     assert kept == ready
     assert [effect.kind for effect in effects if isinstance(effect, Note)] == ["memory-breach-kept"]
+
+
+def test_what_is_left_until_the_next_start_is_told_of_the_moment() -> None:
+    backoff = replace(a_worker(phase=Phase.BACKOFF, reason="crash; failure 5 of 5"), not_before_s=135.0)
+
+    told = [at_present(backoff, now_s) for now_s in (100.0, 121.6, 140.0)]
+
+    assert told == [
+        "crash; failure 5 of 5; starts again in 35 s",
+        "crash; failure 5 of 5; starts again in 13.4 s",
+        "crash; failure 5 of 5",
+    ]

@@ -20,6 +20,7 @@ from gpuward.policy.ladder import said
 from gpuward.policy.life import Goal, LastExit, Phase, Worker
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.operations import Operation
+from gpuward.policy.phases import at_present
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import Change
 from gpuward.policy.under_way import under_way
@@ -103,7 +104,7 @@ class Views:
             "phase": worker.phase,
             "goal": worker.goal,
             "ready": worker.phase is Phase.READY,
-            "reason": worker.reason,
+            "reason": at_present(worker, now_s),
             "gpus": [by_uuid[uuid].index for uuid in uuids if uuid in by_uuid],
             "gpu_uuids": list(uuids),
             "pid": handle.live.main_pid if handle is not None else None,

@@ -55,3 +55,10 @@ def of_this_version(worker: Worker) -> Worker:
         "halt": Ending(kind="halt", why=worker.reason, then="rest"),
     }
     return replace(worker, then=None, ending=endings[worker.then])
+
+
+def at_present(worker: Worker, now_s: float) -> str:
+    """The sentence with the time that is left until the next start, where one is set."""
+    left_s = worker.not_before_s - now_s
+    waits = worker.phase in {Phase.BACKOFF, Phase.RELEASING} and left_s > 0
+    return f"{worker.reason}; starts again in {left_s:.3g} s" if waits else worker.reason

@@ -70,6 +70,5 @@ def after_failure(
         not_before_s=now_s + delay_s,
         failures=recent,
         consecutive=consecutive + 1,
-        reason=f"starts again in {delay_s:.3g} s: failure {len(recent)} of {policy.max_failures} "
-        f"allowed within {policy.window_s:g} s",
+        reason=f"failure {len(recent)} of {policy.max_failures} allowed within {policy.window_s:g} s",
     )
