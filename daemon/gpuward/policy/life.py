@@ -187,6 +187,14 @@ class Hung:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """A run that was sent SIGTERM still works on so many requests."""
+
+    run: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeMissed:
     """Not ready yet; ``reason`` names what is missing."""
 
@@ -249,6 +257,7 @@ Event: TypeAlias = (
     | BecameReady
     | Hung
     | ProbeMissed
+    | Drained
     | StartRefused
     | RunEnded
     | Lingers

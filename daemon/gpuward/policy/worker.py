@@ -22,6 +22,7 @@ from gpuward.policy.life import (
     BecameReady,
     Condemned,
     DeadlinePassed,
+    Drained,
     Event,
     Goal,
     HaltAsked,
@@ -127,15 +128,28 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
             return _became_ready(worker, run, now_s)
         case Hung(run=run, reason=reason):
             return _hung(worker, run, reason, now_s)
-        case ProbeMissed(run=run, reason=reason):
-            current = worker.phase is Phase.STARTING and worker.run == run
-            return (waiting(worker, Wait(kind="probe", text=reason)) if current else worker), ()
+        case ProbeMissed() | Drained():
+            return _heard(worker, event, pool), ()
         case RunEnded() | StartRefused():
             return _over(worker, event, pool, now_s)
         case Lingers():
             return _lingers(worker, event, now_s)
         case DeadlinePassed():
             return _deadline_passed(worker, pool, now_s)
+
+
+def _heard(worker: Worker, event: ProbeMissed | Drained, pool: Pool) -> Worker:
+    """Tell what a start still misses, or how many requests a worker that ends has still to finish."""
+    if worker.run != event.run or worker.killed:
+        return worker
+    if isinstance(event, ProbeMissed):
+        return waiting(worker, Wait(kind="probe", text=event.reason)) if worker.phase is Phase.STARTING else worker
+    if worker.phase is not Phase.STOPPING:
+        return worker
+    kept = f"draining, {event.requests} request{'s' * (event.requests != 1)} running"
+    return waiting(
+        worker, Wait(kind="grace", text=f"{kept}; SIGKILL follows {_grace_s(worker, pool):g} s after SIGTERM")
+    )
 
 
 def _start_asked(worker: Worker, ending: Ending, now_s: float) -> Step:

@@ -21,6 +21,7 @@ from gpuward.policy.causes import own_signatures
 from gpuward.policy.last_moments import LastMoments
 from gpuward.policy.life import (
     BecameReady,
+    Drained,
     Event,
     Goal,
     Hung,
@@ -32,6 +33,7 @@ from gpuward.policy.life import (
 from gpuward.policy.liveness import Report
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, judged, never_started
+from gpuward.running.draining import until_drained
 from gpuward.running.liveness import until_hung
 from gpuward.running.probing import until_ready
 from gpuward.running.reading import LogReading
@@ -113,6 +115,14 @@ class Runner:
         if handle := self.handles.get(name):
             self._stop_probing(handle)
             handle.live.terminate()
+            self._count(name, handle)
+
+    def _count(self, name: str, handle: Handle) -> None:
+        """Tell how many requests a run that is to end still works on, where it can be asked."""
+        if handle.readiness is not None and handle.readiness.model is not None:
+            run = handle.live.run
+            counted = until_drained(handle.readiness, lambda count: self._reports.submit(name, Drained(run, count)))
+            handle.probing = self._task(counted)
 
     def kill(self, name: str) -> None:
         """SIGKILL to a worker's whole tree."""

@@ -18,7 +18,8 @@ from tests.waiting import eventually
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(NGINX is None, reason="no nginx is installed")]
+pytestmark = pytest.mark.e2e
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx is installed")
 
 FLEET = """
 [pool.m]
@@ -205,6 +206,7 @@ EVENTS: dict[str, Callable[[Proxied], None]] = {
 }
 
 
+@needs_nginx
 @pytest.mark.parametrize("event", EVENTS)
 def test_no_request_is_lost(proxied: Proxied, event: str) -> None:
     proxied.start()
@@ -215,6 +217,7 @@ def test_no_request_is_lost(proxied: Proxied, event: str) -> None:
     assert proxied.daemon.all_ready()
 
 
+@needs_nginx
 def test_without_endpoints_and_drain_requests_are_lost(proxied: Proxied) -> None:
     proxied.start(listed=False, more='extra-args = ["--shutdown-timeout", "0"]')
 
@@ -223,6 +226,7 @@ def test_without_endpoints_and_drain_requests_are_lost(proxied: Proxied) -> None
     assert len(clients.failed) + clients.aborted > 0
 
 
+@needs_nginx
 def test_a_worker_that_dies_and_a_pool_that_leaves_are_out_of_the_files_that_nginx_takes(proxied: Proxied) -> None:
     proxied.start()
     daemon = proxied.daemon
@@ -238,3 +242,28 @@ def test_a_worker_that_dies_and_a_pool_that_leaves_are_out_of_the_files_that_ngi
     assert (one_left.count("server 127"), "m/1" in one_left) == (1, True)
     assert "server 127.0.0.1:9 down;" in nobody
     assert checked.returncode == 0, checked.stderr
+
+
+def test_status_tells_how_many_requests_a_worker_still_works_on(daemon: DaemonUnderTest) -> None:
+    daemon.environment["GPUWARD_SIM_TOKEN_S"] = "0.05"
+    daemon.start('[pool.m]\nmodel = "org/m"\n')
+    port = daemon.all_ready()["m/0"]["port"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", "/v1/completions", json.dumps({"prompt": "a", "max_tokens": 60, "ignore_eos": True}))
+    eventually(lambda: running(port) == 1, within_s=5)
+
+    daemon.ctl("stop", "m/0", "--no-wait")
+    told = daemon.until("m/0", lambda worker: "1 request running" in worker["reason"])
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+
+    assert "draining, 1 request running; SIGKILL follows 40 s after SIGTERM" in told["reason"]
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def running(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("vllm:num_requests_running{"))
