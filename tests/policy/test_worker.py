@@ -386,3 +386,12 @@ def test_what_is_left_until_the_next_start_is_told_of_the_moment() -> None:
         "crash; failure 5 of 5; starts again in 13.4 s",
         "crash; failure 5 of 5",
     ]
+
+
+def test_a_start_that_comes_late_counts_from_when_it_came() -> None:
+    """The daemon was dead for 25 s between the failure at 10 s and the start."""
+    blocked = a_worker(phase=Phase.BLOCKED, failures=(1.0, 10.0))
+
+    started, _ = begin_run(blocked, POOL, 35.0)
+
+    assert started.failures == (1.0, 35.0)

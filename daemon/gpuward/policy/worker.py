@@ -74,7 +74,10 @@ LEFT_ALONE_S = 30.0
 
 
 def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
-    """Start the next run; the caller has checked that it may."""
+    """Start the next run; the caller has checked that it may.
+
+    The budget is one of starts: the failure that it follows counts from now on, however late the start comes.
+    """
     port = worker.port if worker.port_block is None else served_port(pool, worker.index, worker.port_block)
     worker = replace(
         worker,
@@ -86,6 +89,7 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
         ready_since_s=None,
         ending=None,
         killed=False,
+        failures=(*worker.failures[:-1], now_s) if worker.failures else (),
     )
     devices = f" on {len(worker.run_uuids)} GPU{'s' * (len(worker.run_uuids) != 1)}" if worker.run_uuids else ""
     started = enter(worker, Phase.STARTING, f"run {worker.run} starts{devices}", now_s, now_s + pool.start_timeout_s)
