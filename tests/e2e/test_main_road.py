@@ -181,7 +181,7 @@ def test_diff_without_a_file_shows_what_the_edited_file_of_the_start_would_chang
     assert (same.returncode, told[0]) == (0, f"no difference: {path} says what runs, revision 1 of fleet.toml")
     assert f"{path} differs from the applied revision 1" in told[1]
     assert "sleeper/2 start new worker on" in told[1]
-    assert "pool sleeper: stop-timeout-s not set -> 7.0" in told[1]
+    assert "pool sleeper: stop-timeout-s unset -> 7.0" in told[1]
     assert "workers, stop-timeout-s changed: applied without a restart" in told[1]
     assert told[1].endswith("1 to start, 2 unchanged gpuctl reload applies the file")
     assert (broken.returncode, "workers = -2" in broken.stderr) == (6, True)
