@@ -246,6 +246,19 @@ def test_a_run_directory_that_is_deleted_is_noticed_and_never_makes_two_trees(
     assert not runs(child)
 
 
+def test_a_lone_process_without_its_directory_ends_as_the_run_it_was(daemon: DaemonUnderTest) -> None:
+    lone = sleepers(workers=1).replace('"setsid sleep 1000 & exec sleep 1000"', '"exec sleep 1000"')
+    daemon.start(lone)
+    before = pids(daemon)["s/0"]
+    shutil.rmtree(daemon.root / "rt" / "runs" / "s")
+    daemon.kill()
+
+    daemon.start()
+    daemon.until("s/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=8)
+
+    assert not runs(before)
+
+
 def notices(daemon: DaemonUnderTest) -> list[str]:
     return list(daemon.call("status")["daemon"]["notices"])
 

@@ -231,7 +231,10 @@ class Runner:
         """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
         dead = self._dead(worker, known_marker(self._equipment, worker), None)
         findings = await self._found(dead)
-        if findings.ending.descendants_killed:
+        told = (
+            self._equipment.runs.ending(worker.name, worker.run) is not None
+        )  # a keeper that nobody knew of has ended
+        if findings.ending.descendants_killed or told:
             self._reports.ended(findings)
         else:
             self._reports.submit(
