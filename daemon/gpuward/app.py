@@ -33,7 +33,7 @@ from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.leases import HOST_PLACES, Leases
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import AlreadyLocked, keep_private, lock_directory
+from gpuward.host.process_setup import AlreadyLocked, keep_private, lock_directory, raise_file_limit
 from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
@@ -78,6 +78,10 @@ def run(options: Options) -> None:
     """Run the daemon until it is told to stop; CannotRun where it cannot begin."""
     settings = _settings(options.config)
     places = _places(options, settings)
+    try:
+        raise_file_limit()
+    except OSError as error:
+        raise CannotRun(f"cannot start: {error.strerror}", permanent=True) from None
     log, log_target = open_log(settings.logging.level, settings.logging.format)
     locks = _take(places)
     _stamp(places, simulated=options.simulate is not None)

@@ -19,7 +19,7 @@ from gpuward.gpu_care import GpuCare
 from gpuward.host.daemon_log import LogTarget
 from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import become_subreaper, has_terminal, raise_file_limit, reap
+from gpuward.host.process_setup import become_subreaper, has_terminal, reap
 from gpuward.host.unit_job import pending_job
 from gpuward.planning import decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
@@ -85,7 +85,6 @@ class Daemon:
         failed: asyncio.Future[None] = loop.create_future()
         loop.set_exception_handler(lambda _, context: _fail(failed, context))
         self._handle_signals(loop)
-        raise_file_limit()
         become_subreaper()
         reap()  # of the program that this process was before `gpuctl daemon reexec`
         parts.equipment.tick_s = self._notify.tick_s(parts.equipment.tick_s)

@@ -6,9 +6,12 @@ import json
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -97,6 +100,27 @@ def test_while_one_client_floods_a_polite_one_and_the_rest_of_the_daemon_go_on(
     assert statistics.median(spent_s) < 0.25
     assert sorted(spent_s)[-2] < 1.0
     assert ticks > 50
+
+
+def test_connections_that_speak_no_zmtp_leave_nothing_and_delay_nobody_much(served: Served, polite: Client) -> None:
+    polite.call("ping")
+    process = psutil.Process()
+    words = [sys.executable, "-S", str(Path(__file__).with_name("garbage.py")), served.path]
+    subprocess.run([*words, "500", "0"], check=True, stdout=subprocess.DEVNULL)  # whatever grows once has grown
+    before_bytes, before_fds = process.memory_info().rss, process.num_fds()
+    crowd = [subprocess.Popen([*words, "2500", str(seed)], stdout=subprocess.DEVNULL) for seed in (1, 2)]
+
+    spent_s = []
+    while any(one.poll() is None for one in crowd):
+        asked_s = time.perf_counter()
+        polite.call("ping")
+        spent_s.append(time.perf_counter() - asked_s)
+    eventually(lambda: process.num_fds() <= before_fds + 2, within_s=10)
+
+    grown_bytes = process.memory_info().rss - before_bytes
+    assert grown_bytes < 8 << 20, f"{grown_bytes >> 20} MiB for 5,000 connections"
+    assert statistics.median(spent_s) < 0.1
+    assert served.server.counters.requests == len(spent_s) + 1
 
 
 def test_a_client_that_never_reads_loses_its_answers_and_delays_nobody(

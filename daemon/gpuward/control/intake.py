@@ -70,7 +70,7 @@ class Intake:
         everybody = self._looks_over > LOOKS_WITHOUT_SUSPECT
         ended = [fd for fd, unread in connections.items() if everybody or unread >= STILL_COMING_BYTES]
         for fd in ended:
-            _shut_down(fd)
+            shut_down(fd)
         self._trims_left = TRIMS
         if everybody:  # what is left is none of theirs
             self._floor_bytes = resident_bytes()
@@ -111,7 +111,11 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _shut_down(fd: int) -> None:
+def shut_down(fd: int) -> None:
     """End a connection that libzmq owns; it reads the end of the stream and closes it itself."""
-    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
-        connection.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        connection = socket.socket(fileno=fd)
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.detach()

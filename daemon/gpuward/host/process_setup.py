@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -42,9 +43,18 @@ def has_terminal() -> bool:
     return True
 
 
+FILES_LEAST = 1024
+"""Fewer descriptors are gone before anybody can be hung up on (`control.crowd`)."""
+
+
 def raise_file_limit() -> None:
-    """Soft limit up to the hard one: libzmq aborts the process when accept() finds no free descriptor."""
+    """Soft limit up to the hard one; OSError where that is too low to serve clients and workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < FILES_LEAST:
+        raise OSError(
+            errno.EMFILE,
+            f"at most {hard} files may be open here, gpuward needs {FILES_LEAST} (ulimit -Hn, LimitNOFILE=)",
+        )
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,37 @@ def test_a_message_without_an_end_is_hung_up_on_before_it_fills_the_memory(
 
     eventually(lambda: process.memory_info().rss - before_bytes < 64 << 20, within_s=10)
     assert daemon.worker("w/0")["restarts"] == 0
+
+
+def test_more_connections_than_there_are_descriptors_are_hung_up_on_and_others_are_served(
+    daemon: DaemonUnderTest,
+) -> None:
+    daemon.start(FLEET, before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)))
+    pid = daemon.all_ready()["w/0"]["pid"]
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    crowd, used = [Client(daemon.socket, timeout_s=10) for _ in range(1500)], []
+    for number, one in enumerate(crowd):
+        one.call("ping")  # and stays
+        used += [process.num_fds()] if number % 100 == 0 else []
+    with Client(daemon.socket, timeout_s=10) as polite:
+        answered = sum(polite.call("ping")["pong"] for _ in range(20))
+    crowded = daemon.call("status")["daemon"]["control"]["crowded"]
+    for one in crowd:
+        one.close()
+
+    assert answered == 20
+    assert crowded >= 500
+    assert max(used) < 1024
+    assert daemon.worker("w/0")["pid"] == pid
+
+
+def test_a_limit_of_files_that_is_too_low_is_said_before_anything_is_started(daemon: DaemonUnderTest) -> None:
+    daemon.start(FLEET, wait=False, before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+    assert daemon.process is not None
+
+    assert daemon.process.wait(20) == 78
+    assert "cannot start: at most 256 files may be open here, gpuward needs 1024" in daemon.log()
 
 
 def test_who_is_neither_root_nor_in_the_group_may_look_and_nothing_else(daemon: DaemonUnderTest) -> None:
