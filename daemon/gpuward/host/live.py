@@ -86,10 +86,13 @@ class LiveRun:
     def terminate(self) -> None:
         """SIGTERM to the main process, and SIGCONT: a stopped process would not see it (s6 does the same).
 
-        A main process that does not exist yet gets it as soon as it does.
+        A main process that does not exist yet gets it as soon as it does. A run gets one SIGTERM, whichever daemon sent
+        it: at the second vLLM drops the requests that it was asked to finish.
         """
         self._terminating = True
-        self._signal_main(signal.SIGTERM)
+        self._look_for_main()
+        if self._main_fd >= 0 and self._runs.note_terminated(self.worker, self.run):
+            self._signal_main(signal.SIGTERM)
         self._signal_main(signal.SIGCONT)
 
     def kill(self) -> None:

@@ -2,7 +2,8 @@
 
 ``RUNTIME/runs/POOL/INDEX/lock`` is locked by the living keeper of that worker (and by the daemon while it starts one),
 so at most one run of a worker exists whatever is killed; ``.../RUN/`` is described in `keeper`. Beside the keeper's
-files it holds ``pool``, the pool that the run was started from (JSON): what runs can be taken over without any record.
+files it holds ``pool``, the pool that the run was started from (JSON): what runs can be taken over without any record;
+and ``terminated``, empty, once SIGTERM has been sent to it.
 """
 
 from __future__ import annotations
@@ -202,6 +203,16 @@ class Runs:
         boot = self.spec(worker, run).get("boot_id", [""])[0]
         words = [text.split() for text in pairs_of(self.directory(worker, run) / "tree").get("member", [])]
         return tuple(Identity(boot, int(pid), int(ticks)) for pid, ticks in words if (pid + ticks).isdecimal())
+
+    def note_terminated(self, worker: str, run: int) -> bool:
+        """Note that a run is sent SIGTERM, just before it is; False where it has been, maybe by an earlier daemon."""
+        try:
+            os.close(os.open(self.directory(worker, run) / "terminated", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return False
+        except OSError:
+            return True  # a full disk keeps no run from its stop
+        return True
 
     def log_trouble(self, worker: str, run: int) -> str:
         """Why output of a run was lost; empty where none was."""

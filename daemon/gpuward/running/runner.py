@@ -221,7 +221,7 @@ class Runner:
             return
         now = self._reports.worker(worker.name) or worker
         if now.phase is Phase.STOPPING:
-            (handle.live.kill if now.killed else handle.live.terminate)()
+            (self.kill if now.killed else self.terminate)(worker.name)
         elif now.phase is Phase.STARTING:
             self._started(worker.name, worker.run)
         elif handle.readiness is not None:

@@ -4,172 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
+from tests.e2e.stories.proxied import NGINX, Proxied, needs_nginx
 from tests.waiting import eventually
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-
 pytestmark = pytest.mark.e2e
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx is installed")
-
-FLEET = """
-[pool.m]
-model = "org/m"
-workers = 2
-port = {port}
-min-ready-s = 0.2
-{more}
-"""
-
-CONFIG = """
-[endpoints]
-directory = "{root}/endpoints"
-on-change = ["/bin/sh", "-c", "[ ! -s {root}/nginx.pid ] || exec {nginx} -p {root} -c {root}/nginx.conf -s reload"]
-settle-s = 0.5
-"""
-
-PROXY = """
-pid {root}/nginx.pid;
-error_log {root}/nginx.log;
-daemon off;
-worker_processes 2;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
-    uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-    include {root}/endpoints/*.nginx.conf;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://m;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffering off;
-            proxy_next_upstream off;
-        }}
-    }}
-}}
-"""
-
-
-@dataclass
-class Clients:
-    """Four connections in a closed loop, two of them streaming; what became of each request."""
-
-    port: int
-    sent: int = 0
-    failed: list[str] = field(default_factory=list)
-    aborted: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def run(self) -> list[threading.Thread]:
-        threads = [threading.Thread(target=self._ask, args=(number % 2 == 0,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        return threads
-
-    def _ask(self, stream: bool) -> None:
-        body = json.dumps({"prompt": "a b c", "max_tokens": 40, "ignore_eos": True, "stream": stream})
-        while not self.over.is_set():
-            failed = ""
-            answer = ""
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-            try:
-                connection.request("POST", "/v1/completions", body)
-                response = connection.getresponse()
-                answer = response.read().decode()
-                if response.status != 200:
-                    failed = f"{response.status} {answer[:100]}"
-                elif stream and not answer.endswith("data: [DONE]\n\n"):
-                    failed = "a stream without an end"
-            except (OSError, http.client.HTTPException) as error:
-                failed = repr(error)
-            finally:
-                connection.close()
-            with self.lock:
-                self.sent += 1
-                self.aborted += '"abort"' in answer
-                self.failed += [failed] if failed else []
-            if failed:
-                time.sleep(0.05)  # a client that is refused does not hammer
-
-
-class Proxied:
-    """A daemon with two workers, nginx before them, clients before that."""
-
-    def __init__(self, daemon: DaemonUnderTest) -> None:
-        self.daemon = daemon
-        daemon.environment["GPUWARD_SIM_TOKEN_S"] = "0.01"
-        self.port = daemon.ports + 1000
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.config = CONFIG.format(root=daemon.root, nginx=NGINX)
-
-    def fleet(self, more: str = "") -> str:
-        return FLEET.format(port=self.daemon.ports + 900, more=more)
-
-    def start(self, *, listed: bool = True, more: str = "") -> None:
-        daemon = self.daemon
-        daemon.start(self.fleet(more), config=self.config if listed else "")
-        daemon.all_ready()
-        if not listed:
-            self._list_for_ever()
-        eventually(lambda: self.upstream().count("server 127") == 2, within_s=10)
-        conf = daemon.write("nginx.conf", PROXY.format(root=daemon.root, port=self.port))
-        words = [str(NGINX), "-p", str(daemon.root), "-c", str(conf)]
-        with (daemon.root / "nginx.out").open("wb") as out:
-            self.processes.append(subprocess.Popen(words, stderr=out))
-        eventually(lambda: (daemon.root / "nginx.pid").exists() and self._answers(), within_s=10)
-
-    def _list_for_ever(self) -> None:
-        (self.daemon.root / "endpoints").mkdir()
-        servers = "".join(f"server 127.0.0.1:{self.daemon.ports + 900 + index};\n" for index in range(2))
-        self.daemon.write("endpoints/m.nginx.conf", f"upstream m {{\n{servers}}}\n")
-
-    def upstream(self) -> str:
-        path = Path(self.daemon.root, "endpoints", "m.nginx.conf")
-        return path.read_text() if path.exists() else ""
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def during(self, event: Callable[[], object]) -> Clients:
-        """What became of the requests that were sent before, during and after an event."""
-        clients = Clients(self.port)
-        threads = clients.run()
-        try:
-            eventually(lambda: clients.sent >= 8, within_s=20)
-            event()
-            after = clients.sent + 8
-            eventually(lambda: clients.sent >= after, within_s=20)
-        finally:
-            clients.over.set()
-            for thread in threads:
-                thread.join()
-        print(f"sent {clients.sent}, failed {len(clients.failed)}, aborted {clients.aborted}")
-        return clients
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.terminate()
-            process.wait(20)
 
 
 @pytest.fixture
@@ -215,6 +58,27 @@ def test_no_request_is_lost(proxied: Proxied, event: str) -> None:
 
     assert (clients.failed, clients.aborted) == ([], 0)
     assert proxied.daemon.all_ready()
+
+
+@needs_nginx
+def test_a_daemon_that_is_killed_during_a_drain_loses_no_request(daemon: DaemonUnderTest) -> None:
+    proxied = Proxied(daemon, token_s=0.1)
+
+    def killed_during_a_drain() -> None:
+        done(daemon, "restart", "m/0", "--no-wait")
+        port = daemon.until("m/0", lambda worker: "running" in worker["reason"])["port"]
+        daemon.kill()
+        daemon.start(config=proxied.config)
+        assert running(port) > 0, "the drain was over before the next daemon came"
+        daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"])
+
+    try:
+        proxied.start()
+        clients = proxied.during(killed_during_a_drain)
+    finally:
+        proxied.close()
+
+    assert (clients.failed, clients.aborted) == ([], 0)
 
 
 @needs_nginx
