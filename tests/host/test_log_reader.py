@@ -72,7 +72,17 @@ def test_every_line_of_both_files_is_given_once(log: Path, reader: LogReader) ->
 def test_a_progress_bar_is_many_lines(log: Path, reader: LogReader) -> None:
     write(log, "load:  1%\rload: 99%\rValueError: x\n")
 
-    assert whole(reader) == ["load:  1%", "load: 99%", "ValueError: x"]
+    assert whole(reader) == ["load:  1%", "\rload: 99%", "\rValueError: x"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
+def test_carriage_returns_are_marked_wherever_a_read_ends(
+    log: Path, reader: LogReader, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("gpuward.host.log_reader.BLOCK_BYTES", size)
+    write(log, "a\r\n\rb\rc\nd\r\re\n\r\nf\r")
+
+    assert whole(reader) == ["a", "", "\rb", "\rc", "d", "\r", "\re", "", "f", "\r"]
 
 
 def test_an_endless_line_is_cut(log: Path, reader: LogReader) -> None:

@@ -43,7 +43,10 @@ class LogReader:
         return left if newest is not None and os.path.samestat(own, newest) else left + size
 
     def lines(self, max_bytes: int | None = None) -> Iterator[str]:
-        """Return the lines that have been finished since the last call, the first 4096 bytes of each."""
+        """Return the lines that have been finished since the last call, the first 4096 bytes of each.
+
+        One that begins with a carriage return goes on with the line before.
+        """
         read_bytes = 0
         for block in self._blocks():
             *whole, self._rest = _split(self._rest, block)
@@ -106,9 +109,12 @@ class LogWatch:
 
     def found(self) -> bool:
         """Whether a line has matched; reads about 1 MiB, so what a flood wrote is looked at over several calls."""
-        if any(self._pattern.search(line) for line in self._reader.lines(WATCH_BYTES_MAX)):
+        search = self._pattern.search
+        if any(search(line.removeprefix("\r")) for line in self._reader.lines(WATCH_BYTES_MAX)):
             return True
-        return bool(self._pattern.search(self._reader.last_line()))  # a prompt that waits for input has no end of line
+        return bool(
+            search(self._reader.last_line().removeprefix("\r"))
+        )  # a prompt that waits for input has no end of line
 
     def close(self) -> None:
         """Let the file go."""
@@ -118,9 +124,18 @@ class LogWatch:
 def _split(rest: bytes, block: bytes) -> list[bytes]:
     """Return the lines of ``rest`` + ``block``, the unfinished one last; each cut where nobody looks any more.
 
-    A carriage return ends a line too: progress bars use it.
+    A carriage return within a line ends one too, as progress bars use it; what follows it keeps it as its first byte,
+    for it is no line of its own: a client's text may hold one.
     """
-    return [line[:LINE_BYTES_MAX] for line in (rest + block.replace(b"\r", b"\n")).split(b"\n")]
+    lines = (rest + block).split(b"\n")
+    if b"\r" not in block and not rest.startswith(b"\r"):
+        return [line[:LINE_BYTES_MAX] for line in lines]
+    *whole, last = lines
+    pieces = [line.removesuffix(b"\r").split(b"\r") for line in whole] + [last.split(b"\r")]
+    marked = [piece for first, *others in pieces for piece in (first, *(b"\r" + other for other in others))]
+    if rest.startswith(b"\r"):  # its begin is out already
+        del marked[0]
+    return [piece[:LINE_BYTES_MAX] for piece in marked]
 
 
 def _stat(path: Path) -> os.stat_result | None:

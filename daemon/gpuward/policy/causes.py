@@ -40,7 +40,7 @@ class Signature:
     filled with the named groups of the pattern. ``phase``: a text that means something in that phase only (a bad
     request can print a ValidationError in a healthy server). ``following``: lines behind the match that belong to it.
     ``permanent``: a new start with the same configuration ends the same way. ``quiet``: also where the line is one of
-    level INFO. ``times``: lines needed before it counts.
+    level INFO. ``times``: lines needed before it counts. ``own``: of the host's settings, for any worker's words.
     """
 
     cause: Cause
@@ -53,6 +53,7 @@ class Signature:
     following: int = 0
     quiet: bool = False
     times: int = 1
+    own: bool = False
 
 
 def own_signatures(rules: Iterable[SignatureRule]) -> tuple[Signature, ...]:
@@ -66,6 +67,7 @@ def own_signatures(rules: Iterable[SignatureRule]) -> tuple[Signature, ...]:
             hint=rule.hint,
             permanent=rule.permanent,
             phase=rule.phase,
+            own=True,
         )
         for rule in rules
     )

@@ -9,10 +9,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gpuward.policy.causes import Signature
+from gpuward.policy.speakers import Speaker, Speakers
 
 EVIDENCE_CHARS_MAX: Final = 300
 ELLIPSIS: Final = "..."
 LAST_LINES: Final = 5
+LINES_KEPT: Final = 200
+"""Among them are looked for the last that tell something: an idle worker's log is mostly questions and answers."""
+
+NOISE: Final = re.compile(
+    r"^(?:\([^)]{1,80}\) )?(?:INFO: {1,8}\S{1,64} - \"[A-Z]{1,10} |nanobind: | {0,2}- leaked (?:instance|type|function)"
+    r"|.{0,200}resource_tracker: |.{0,80}\bserving\w{0,40}\.py:\d|\s*$)|^  warnings\.warn\("
+)
+"""Requests, gpuward's own among them, and what Python and nanobind say of every process that was killed."""
+
 EXCEPTIONS_KEPT: Final = 32
 EXCEPTION_REACH_LINES: Final = 400
 """An exception further than this before the death is an older story."""
@@ -72,14 +82,19 @@ class Hit:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found. ``exception`` is the line that best explains a death without a signature; empty where none is."""
+    """What was found. ``exception`` is the line that best explains a death without a signature; empty where none is.
+
+    Lines of the start explain no death while it served, and lines that a client can have written explain none at all.
+    """
 
     signatures: tuple[Signature, ...]
     engine_ran: bool = False
     silent_death: str = ""
     usage_error: str = ""
-    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
-    _hits: dict[int, Hit] = field(default_factory=dict)
+    _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+    _speakers: Speakers = field(default_factory=Speakers)
+    _of_start: dict[int, Hit] = field(default_factory=dict)
+    _of_serving: dict[int, Hit] = field(default_factory=dict)
     _open: list[Hit] = field(default_factory=list)
     _exceptions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=EXCEPTIONS_KEPT))
     _death_at: int | None = None
@@ -94,8 +109,14 @@ class Findings:
     def read(self, lines: Iterable[str]) -> None:
         """Take in lines, in order; may be called again with those that follow."""
         number = self._read
-        for number, line in enumerate(lines, self._read + 1):
-            self.last_lines.append(line[:EVIDENCE_CHARS_MAX])
+        hear, recent, speakers = self._speakers.hear, self._recent.append, self._speakers
+        for number, piece in enumerate(lines, self._read + 1):
+            served = speakers.serving
+            hear(piece)
+            if speakers.serving is not served:
+                self._serves()
+            line = piece[1:] if piece[:1] == "\r" else piece
+            recent(line[:EVIDENCE_CHARS_MAX])
             if self._open:
                 self._follow(line)
             for stem in self._stems:
@@ -105,13 +126,25 @@ class Findings:
         self._read = number
 
     def first(self, *, running: bool) -> Hit | None:
-        """Return the hit of the first signature of the table that means something in this phase."""
+        """Return the hit of the first signature of the table that means something in this phase, where it stood."""
         other = "starting" if running else "ready"
-        for index in sorted(self._hits):
-            hit = self._hits[index]
-            if hit.signature.phase != other and hit.count >= hit.signature.times:
-                return hit
+        for hits in (self._of_serving,) if running else (self._of_start, self._of_serving):
+            for index in sorted(hits):
+                hit = hits[index]
+                if hit.signature.phase != other and hit.count >= hit.signature.times:
+                    return hit
         return None
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines that may tell something."""
+        telling: list[str] = []
+        for line in reversed(self._recent):
+            if len(telling) == LAST_LINES:
+                break
+            if not NOISE.match(line):
+                telling.append(line)
+        return tuple(reversed(telling))
 
     @property
     def exception(self) -> str:
@@ -122,16 +155,28 @@ class Findings:
                 return line
         return ""
 
+    def _serves(self) -> None:
+        """Requests can come from here on: what was said before is of the start."""
+        self._of_serving.clear()
+        self._exceptions.clear()
+        self._open.clear()
+        self.silent_death = ""
+        self._death_at = None
+
     def _look(self, number: int, line: str) -> None:
         harmless = HARMLESS.match(line) is not None
+        starting, speaker = not self._speakers.serving, self._speakers.speaker()
         for index, signature in enumerate(self.signatures):
             if signature.literal in line and (signature.quiet or not harmless):
-                self._match(index, signature, line)
-        if not harmless:
-            self._mark(number, line)
+                if starting:
+                    self._match(self._of_start, index, signature, line)
+                if speaker is Speaker.ENGINE or (signature.own and speaker is Speaker.UNKNOWN):
+                    self._match(self._of_serving, index, signature, line)
+        if not harmless and (starting or speaker is Speaker.ENGINE):
+            self._mark(number, line, speaker)
 
-    def _match(self, index: int, signature: Signature, line: str) -> None:
-        known = self._hits.get(index)
+    def _match(self, hits: dict[int, Hit], index: int, signature: Signature, line: str) -> None:
+        known = hits.get(index)
         if known is not None and signature.times <= known.count:
             return
         match = signature.pattern.search(line)
@@ -141,7 +186,7 @@ class Findings:
             known.count += 1
             return
         words = {key: value or "?" for key, value in match.groupdict().items()}
-        self._hits[index] = hit = Hit(signature, words, [clip(line, match.start(), match.end())])
+        hits[index] = hit = Hit(signature, words, [clip(line, match.start(), match.end())])
         if signature.following:
             self._open.append(hit)
 
@@ -150,10 +195,10 @@ class Findings:
             hit.lines.append(clip(line))
         self._open = [hit for hit in self._open if len(hit.lines) <= hit.signature.following]
 
-    def _mark(self, number: int, line: str) -> None:
+    def _mark(self, number: int, line: str, speaker: Speaker) -> None:
         if RUN_MARK in line:
             self.engine_ran = True
-        died = "unexpectedly" in line and any(text in line for text in DEATHS)
+        died = speaker is Speaker.ENGINE and "unexpectedly" in line and any(text in line for text in DEATHS)
         if died and not self.silent_death:
             self.silent_death = clip(line)
         if not self.usage_error and ": error: " in line and USAGE.search(line):

@@ -1,6 +1,7 @@
 """What failures of a GPU and of its memory look like in a worker's output. Data only, in the order in which they win.
 
-XIDs: NVIDIA's catalogue; those that ask for a reset or a reboot are hardware. Sources as in `signatures`.
+XIDs are not among them: the driver tells those, and in a worker's output they are anybody's words. Sources as in
+`signatures`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from typing import Final
 from gpuward.policy.causes import Cause, signature
 
 _SIZE = r"[\d.]+ [KMGT]iB"
-_XID = r"NVRM: Xid \((?P<gpu>PCI:[0-9A-Fa-f:.]+)[^)]*\): (?P<xid>%s)\b"
-_XID_HARDWARE = "46|48|6[124]|74|79|95|110|119|120|136|140|143|155|156|158"
-_XID_APPLICATION = "8|11|13|25|31|32|39|40|41|43|68|69|94|109|137"
 _AGAIN = "a new process usually helps (#44734); the same on this GPU again points to hardware"
 _LOADING = "more GPUs per worker, or a smaller or quantised model; while capturing graphs, lower gpu-memory-utilization"
 _SERVING = "if it repeats, lower gpu-memory-utilization by 0.02 to 0.05, or max-num-seqs"
@@ -26,29 +24,6 @@ _HARDWARE: Final = (
         "the GPU reports an uncorrectable {what} error",
         hint="it comes back with every restart: take the GPU out of service, reset it or reboot",
         permanent=True,
-    ),
-    signature(
-        Cause.GPU_HARDWARE,
-        "NVRM: Xid",
-        _XID % _XID_HARDWARE,
-        "the driver reports XID {xid} on {gpu}, a hardware fault",
-        hint="take the GPU out of service, reset it or reboot",
-        permanent=True,
-    ),
-    signature(
-        Cause.GPU_HARDWARE,
-        "allen off the bus",
-        r"[Ff]allen off the bus",
-        "the GPU has fallen off the bus",
-        hint="reboot the host",
-        permanent=True,
-    ),
-    signature(
-        Cause.CUDA_FAULT,
-        "NVRM: Xid",
-        _XID % _XID_APPLICATION,
-        "the driver reports XID {xid} on {gpu}",
-        hint=_AGAIN,
     ),
     signature(
         Cause.CUDA_FAULT,

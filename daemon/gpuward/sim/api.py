@@ -10,7 +10,7 @@ from typing import Final
 
 from gpuward.sim.arguments import ServeArguments
 from gpuward.sim.completions import BadRequest, Completion, read_completion
-from gpuward.sim.console import VERSION
+from gpuward.sim.console import VERSION, Console
 from gpuward.sim.faults import parse_faults
 from gpuward.sim.loop import Channel
 from gpuward.sim.metrics import Metrics
@@ -154,6 +154,9 @@ class Api:
             names = (self._arguments.served_name, *self._arguments.other_names)
             completion = read_completion(exchange, names, self._max_model_len, self._requests)
         except BadRequest as error:
+            if error.status == 404:  # 0.33 logs whatever name was asked for, at ERROR
+                said = f"Error with model error=ErrorInfo(message={str(error)!r}, type={error.kind!r}, code=404)"
+                Console("APIServer").error("serving.py:280", [said])
             _refuse(exchange, error.status, error.kind, str(error))
             return
         number = self._requests

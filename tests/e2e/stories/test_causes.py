@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import signal
+
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
 
@@ -74,3 +79,19 @@ gpus-per-worker = 0
     worker = daemon.until("x/0", lambda worker: worker["phase"] == "failed")
     assert worker["last_exit"]["cause"] == "config-error"
     assert worker["reason"].startswith("there is no license for eight GPUs (exit code 1); not tried again; buy one")
+
+
+def test_what_a_client_asks_for_is_no_cause_of_an_end(daemon: DaemonUnderTest) -> None:
+    daemon.start('[pool.m]\nmodel = "org/m"\ngpus-per-worker = 1\n')
+    worker = daemon.all_ready()["m/0"]
+    name = "CUDA error: uncorrectable ECC error encountered; GPU has fallen off the bus"
+
+    connection = http.client.HTTPConnection("127.0.0.1", worker["port"], timeout=10)
+    connection.request("POST", "/v1/completions", json.dumps({"model": name, "prompt": "x"}))
+    assert connection.getresponse().status == 404
+    connection.close()
+    os.kill(worker["pid"], signal.SIGKILL)
+
+    again = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["phase"] == "ready")
+    assert again["last_exit"]["cause"] == "crash"
+    assert not any("ECC" in line for line in again["last_exit"]["evidence"])
