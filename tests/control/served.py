@@ -10,6 +10,7 @@ from typing import Any
 
 import zmq
 
+from gpuward.control.intake import connections_to
 from gpuward.control.requests import Request
 from gpuward.control.roles import Peer, Roles
 from gpuward.control.server import Refusal, Server
@@ -61,6 +62,11 @@ class Served:
         if asked.op == "status":
             raise LookupError("a defect")
         return {"op": asked.op, "uid": peer.uid, "pid": peer.pid, "role": peer.role}
+
+    @property
+    def connections(self) -> int:
+        """Connections that are accepted and not closed yet."""
+        return sum(1 for _ in connections_to(frozenset({self.path})))
 
     def hold(self) -> threading.Event:
         """Keep the loop from turning until the event is set."""

@@ -96,7 +96,6 @@ def test_status_counts_what_the_socket_could_not_serve(daemon: DaemonUnderTest) 
 
     assert after["bad_requests"] == before["bad_requests"] + 1
     assert after["requests"] == before["requests"] + 2
-    assert after["connected"] >= 1
 
 
 def test_ten_thousand_long_frames_do_not_stay_in_the_daemons_memory(daemon: DaemonUnderTest) -> None:
