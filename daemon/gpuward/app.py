@@ -37,6 +37,7 @@ from gpuward.host.process_setup import AlreadyLocked, keep_private, lock_directo
 from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
+from gpuward.host.runtime_directory import MARK, RuntimeDirectory
 from gpuward.host.sampler import Sampler
 from gpuward.host.threads import started_threads
 from gpuward.host.xids import XidListener
@@ -73,6 +74,11 @@ class Places:
     shared_leases: tuple[Path, ...]
     socket: str
 
+    @property
+    def claims(self) -> Path:
+        """Where processes of a simulated host claim memory."""
+        return self.runtime / "sim-claims"
+
 
 def run(options: Options) -> None:
     """Run the daemon until it is told to stop; CannotRun where it cannot begin."""
@@ -83,19 +89,24 @@ def run(options: Options) -> None:
     except OSError as error:
         raise CannotRun(f"cannot start: {error.strerror}", permanent=True) from None
     log, log_target = open_log(settings.logging.level, settings.logging.format)
-    locks = _take(places)
+    runtime = RuntimeDirectory(places.runtime, _inside(places, options), simulated=options.simulate is not None)
+    state_lock = _take(places, runtime)
     _stamp(places, simulated=options.simulate is not None)
     try:
-        replaced = asyncio.run(_run(options, settings, places, (log, log_target)))
+        replaced = asyncio.run(_run(options, settings, places, runtime, (log, log_target)))
     finally:
-        for fd in locks:
-            os.close(fd)
+        os.close(state_lock)
+        runtime.close()
     if replaced:
         replace()
 
 
 async def _run(
-    options: Options, settings: HostSettings, places: Places, opened: tuple[FilteringBoundLogger, LogTarget]
+    options: Options,
+    settings: HostSettings,
+    places: Places,
+    runtime: RuntimeDirectory,
+    opened: tuple[FilteringBoundLogger, LogTarget],
 ) -> bool:
     """Live; return whether the installed program is to go on in this process."""
     log, log_target = opened
@@ -122,6 +133,7 @@ async def _run(
             options,
             settings,
             places,
+            runtime,
             Outward(log=log, publish=server.publish, observe=daemon.observe, hear=daemon.hear),
         )
         parts.commands.control_counters = server.counters.document
@@ -202,14 +214,20 @@ def _default(system: str, variable: str, below_home: str) -> Path:
     return (Path(base) if base else Path.home() / below_home) / "gpuward"
 
 
-def _take(places: Places) -> list[int]:
-    """Make the directories and lock them."""
+def _inside(places: Places, options: Options) -> tuple[Path, ...]:
+    """What belongs in the runtime directory."""
+    return (places.leases, places.claims) if options.simulate is not None else (places.leases,)
+
+
+def _take(places: Places, runtime: RuntimeDirectory) -> int:
+    """Make the directories and lock them; return the lock of the state directory."""
     try:
-        for path in (places.runtime, places.state, places.logs, places.leases):
+        for path in (places.state, places.logs):
             path.mkdir(parents=True, exist_ok=True)
         for path in (places.state, places.logs):
             keep_private(path)
-        return [lock_directory(places.state), lock_directory(places.runtime)]
+        runtime.take()
+        return lock_directory(places.state)
     except AlreadyLocked as error:
         message = f"cannot start: {error}; give this one another --state-dir, --runtime-dir and --socket"
         raise CannotRun(message, permanent=False) from None
@@ -221,7 +239,7 @@ def _take(places: Places) -> list[int]:
 def _stamp(places: Places, *, simulated: bool) -> None:
     """Mark the directories of a simulated host; CannotRun where they hold what is of the other kind."""
     for path, option in ((places.state, "--state-dir"), (places.runtime, "--runtime-dir")):
-        mark = path / "simulated-host"
+        mark = path / MARK
         used = any((path / name).exists() for name in ("fleet.json", "instance", "runs"))
         if used and mark.exists() != simulated:
             kind, other = ("a simulated", "the real") if mark.exists() else ("a real", "a simulated")
@@ -246,7 +264,6 @@ def _source(options: Options, settings: HostSettings, claims: Path) -> Source:
         return Source(provider=NvmlGpus() if settings.inventory.provider == "nvml" else NoGpus())
     from gpuward.sim.gpus import SimulatedGpus
 
-    claims.mkdir(parents=True, exist_ok=True)
     try:
         simulated = SimulatedGpus(options.simulate, claims)
     except ValueError as error:
@@ -264,9 +281,11 @@ class Outward:
     hear: Callable[[XidSeen], None]
 
 
-def build(options: Options, settings: HostSettings, places: Places, outward: Outward) -> Parts:
+def build(
+    options: Options, settings: HostSettings, places: Places, runtime: RuntimeDirectory, outward: Outward
+) -> Parts:
     """Put everything together; CannotRun where the simulation that is asked for is none."""
-    source = _source(options, settings, places.runtime / "sim-claims")
+    source = _source(options, settings, places.claims)
     records, runs = Records(places.state), Runs(places.runtime / "runs")
     records.prepare()
     runs.prepare()
@@ -283,6 +302,7 @@ def build(options: Options, settings: HostSettings, places: Places, outward: Out
             python=sys.executable, simulated=simulated, inherited_env=dict(os.environ), sim_env=source.env
         ),
         records=records,
+        runtime=runtime,
         runs=runs,
         sampler=sampler,
         xids=XidListener(outward.hear) if isinstance(source.provider, NvmlGpus) else None,

@@ -21,6 +21,7 @@ from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, has_terminal, reap
 from gpuward.host.unit_job import pending_job
+from gpuward.lookout import Lookout
 from gpuward.planning import decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.health import XidSeen
@@ -32,9 +33,6 @@ from gpuward.takeover import Takeover
 
 ANSWER_LEAVES_S = 0.1
 """Pause between the decision to leave and the end of the sockets: the answer to who asked for it goes first."""
-
-LOOK_EVERY_S = 2.0
-"""Pause between two looks at whether the directories of living runs are still there."""
 
 
 class CannotRun(Exception):
@@ -61,6 +59,7 @@ class Daemon:
 
     _parts: Parts
     _takeover: Takeover
+    _lookout: Lookout
 
     def __init__(self, notify: Notify, log_target: LogTarget, *, simulate: str | None, sample_within_s: float) -> None:
         self._notify = notify
@@ -73,7 +72,6 @@ class Daemon:
         self.replaced = False
         """Whether the installed program is to go on in this process."""
         self._stops = 0
-        self._looked_at_s = 0.0
         self._waiting_for_inventory = False
 
     async def live(self, parts: Parts, server: Server) -> None:
@@ -81,6 +79,7 @@ class Daemon:
         self._parts = parts
         parts.commands.leaving.life = self
         self._takeover = Takeover(parts.equipment, parts.supervisor, parts.fleets)
+        self._lookout = Lookout(parts.equipment, parts.supervisor, server, self._log_target)
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
         loop.set_exception_handler(lambda _, context: _fail(failed, context))
@@ -160,7 +159,7 @@ class Daemon:
         await self._catch_up()
         self._parts.supervisor.notice("leases-not-shared", self._parts.equipment.leases.trouble())
         self._takeover.begin()
-        self._tell_set_aside()
+        self._lookout.tell_set_aside()
         if self._parts.fleets.stored is None:
             self._apply_first()
         elif self._parts.fleets.drift_reason is not None:
@@ -169,13 +168,6 @@ class Daemon:
         self._parts.supervisor.endpoints.open()
         self._parts.commands.open = True
         self._notify.ready(self._status_line())
-
-    def _tell_set_aside(self) -> None:
-        """Say which files of the state directory could not be used."""
-        broken = self._parts.equipment.records.set_aside
-        while broken:
-            one = broken.pop(0)
-            self._parts.supervisor.notice("set-aside", f"{one.path}: {one.reason}", str(one.path))
 
     def _apply_first(self) -> None:
         """Apply the file of the start where no fleet is on record; what runs is never left alone for a bad file."""
@@ -279,36 +271,9 @@ class Daemon:
 
     def _on_turn(self) -> None:
         """Tell systemd that the loop goes round, from the loop itself."""
-        self._tell_set_aside()
-        self._tell_lost_log()
-        self._look_for_directories(time.monotonic())
+        self._lookout.look(time.monotonic())
         self._notify.turned(time.monotonic())
         self._notify.status(self._status_line())
-
-    def _tell_lost_log(self) -> None:
-        """Have ``status`` say that the daemon's own log cannot be written, for as long as that is so."""
-        log, supervisor = self._log_target, self._parts.supervisor
-        log.flush()
-        if not log.trouble:
-            supervisor.notices.pop("log-lost", None)
-            return
-        reason = f"gpuward's own log cannot be written ({log.trouble}): {log.dropped} lines lost so far"
-        if "log-lost" not in supervisor.notices:
-            supervisor.journal.note("log-lost", reason, level="warning")
-        supervisor.notices["log-lost"] = f"{reason}; gpuctl events has the newest"
-
-    def _look_for_directories(self, now_s: float) -> None:
-        """Notice a living run whose directory somebody deleted: the next daemon could not take it over."""
-        if now_s - self._looked_at_s < LOOK_EVERY_S:
-            return
-        self._looked_at_s = now_s
-        supervisor = self._parts.supervisor
-        for name, handle in supervisor.runner.handles.items():
-            if self._parts.equipment.runs.in_place(name, handle.live.run):
-                supervisor.notices.pop(f"run-directory-lost {name}", None)
-                continue
-            reason = f"run {handle.live.run} of {name} has lost its directory: it goes on, but under this daemon only"
-            supervisor.notice("run-directory-lost", reason, name)
 
     def _status_line(self) -> str:
         state = self._parts.supervisor.state

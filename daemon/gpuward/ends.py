@@ -19,6 +19,7 @@ from gpuward.policy.inventory import Gpu
 from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, with_late_xid
 from gpuward.policy.life import Event, LadderStep, LastExit, RunEnded, StartRefused, Worker
 from gpuward.policy.memory import claim_bytes
+from gpuward.policy.reasons import WaitKind
 from gpuward.running.autopsy import DeadRun, Findings
 from gpuward.running.traces import Span, Traces
 
@@ -59,7 +60,8 @@ class Ends:
         dead, verdict, ending = findings.dead, findings.verdict, findings.ending
         if findings.refused:
             spent = self._equipment.log_path(dead.worker, dead.run).exists()
-            self._submit(dead.worker, StartRefused(dead.run, findings.refused, kind="lease", spent=spent))
+            kind: WaitKind = "lease" if ending.error_kind == "lease" else "spawn"
+            self._submit(dead.worker, StartRefused(dead.run, findings.refused, kind=kind, spent=spent))
             return
         exit_ = LastExit(
             run=dead.run,

@@ -12,6 +12,7 @@ from gpuward.host.cgroups import Cgroups
 from gpuward.host.leases import Leases
 from gpuward.host.records import Records
 from gpuward.host.runs import Runs
+from gpuward.host.runtime_directory import RuntimeDirectory
 
 if TYPE_CHECKING:
     from gpuward.host.sampler import Sampler
@@ -28,6 +29,7 @@ class Equipment:
     settings: HostSettings
     context: HostContext
     records: Records
+    runtime: RuntimeDirectory
     runs: Runs
     sampler: Sampler
     xids: XidListener | None = None

@@ -77,10 +77,12 @@ class DaemonUnderTest:
         under: Sequence[str] = (),
         stderr: int | None = None,
         before_exec: Callable[[], object] | None = None,
+        runtime: Path | None = None,
     ) -> None:
         """Start a daemon; ``fleet`` is a file, or the text of a TOML file; ``under``: words before the program's.
 
         ``stderr``: where its log goes, ``daemon.log`` otherwise. ``before_exec`` is called in the child.
+        ``runtime``: another runtime directory.
         """
         if isinstance(fleet, str):
             fleet = self.write("fleet.toml", fleet)
@@ -93,7 +95,7 @@ class DaemonUnderTest:
             "--state-dir",
             self.root / "st",
             "--runtime-dir",
-            self.root / "rt",
+            runtime or self.root / "rt",
         ]
         words += ["--simulate", self.simulate] if self.simulate else []
         words += ["--fleet", fleet] if fleet else []

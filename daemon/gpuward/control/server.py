@@ -95,7 +95,7 @@ class Server:
         self._context = zmq.asyncio.Context()
         self._router: zmq.asyncio.Socket | None = None
         self._publisher: zmq.Socket[bytes] | None = None
-        self._inode = 0
+        self._inodes = [0, 0]
         self._pending: dict[bytes, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -107,30 +107,51 @@ class Server:
                 f"cannot use the socket path {self.path}: it is {length} bytes long and the kernel takes at most "
                 f"{SOCKET_PATH_MAX_BYTES}; give a shorter one with --socket"
             )
-        parent = Path(self.path).parent
-        parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(self._lock, 20, 0).decode(errors="replace").strip() or "unknown"
+        self._lock = self._locked()
+        self._bind()
+
+    def keep(self) -> bool:
+        """Listen anew where the files are gone or not ours; return whether that was needed. Connections stay.
+
+        OSError or SocketInUse where that cannot be; the lock, where it is gone too, is taken first.
+        """
+        assert self._router is not None
+        assert self._publisher is not None
+        if self.in_place:
+            return False
+        if _inode(f"{self.path}.lock") != os.fstat(self._lock).st_ino:
+            lock = self._locked()
             os.close(self._lock)
-            self._lock = -1
+            self._lock = lock
+        for socket, path in ((self._router, self.path), (self._publisher, events_path(self.path))):
+            with suppress(zmq.ZMQError):  # after a rebinding that failed there is nothing to unbind
+                socket.unbind(f"ipc://{path}")
+        self._listen()
+        return True
+
+    def _locked(self) -> int:
+        """Take the lock file; return its descriptor."""
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
             raise SocketInUse(
                 f"cannot listen on {self.path}: the gpuward with pid {owner} does already; "
                 "stop it, or give this one another --socket, --state-dir and --runtime-dir"
             ) from None
         except OSError as error:
-            os.close(self._lock)
-            self._lock = -1
+            os.close(lock)
             raise SocketInUse(
                 f"cannot listen on {self.path}: {self.path}.lock cannot be locked ({error.strerror}); "
                 "give a socket on a file system of this host with --socket"
             ) from None
         with suppress(OSError):  # a full disk is no reason not to answer
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._bind()
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return lock
 
     def _bind(self) -> None:
         router = self._context.socket(zmq.ROUTER)
@@ -148,15 +169,26 @@ class Server:
             socket.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         publisher.setsockopt(zmq.SNDHWM, 10_000)
+        self._router, self._publisher = router, publisher
+        self._listen()
+
+    def _listen(self) -> None:
+        assert self._router is not None
+        assert self._publisher is not None
         before = os.umask(0o117)
         try:
-            router.bind(f"ipc://{self.path}")
-            publisher.bind(f"ipc://{events_path(self.path)}")
+            self._router.bind(f"ipc://{self.path}")
+            self._publisher.bind(f"ipc://{events_path(self.path)}")
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
         finally:
             os.umask(before)
-        self._router, self._publisher = router, publisher
-        self._inode = Path(self.path).stat().st_ino
+        self._inodes = self._found()
         self._give_to_group()
+
+    def _found(self) -> list[int]:
+        """Which files stand at the paths now; 0 for none."""
+        return [_inode(self.path), _inode(events_path(self.path))]
 
     def _give_to_group(self) -> None:
         """Let operators connect, and others where they may look; a socket has one group, so that admins need it too."""
@@ -176,11 +208,8 @@ class Server:
 
     @property
     def in_place(self) -> bool:
-        """Whether the path still names our socket (a cleaner or another program may have replaced it)."""
-        try:
-            return Path(self.path).stat().st_ino == self._inode
-        except OSError:
-            return False
+        """Whether the paths still name our sockets (a cleaner or another program may have replaced them)."""
+        return self._found() == self._inodes and 0 not in self._inodes
 
     async def serve(self, dispatch: Dispatch) -> None:
         """Receive until cancelled; a flood of messages leaves the rest of the daemon its turns."""
@@ -277,17 +306,25 @@ class Server:
         for task in self._tasks:
             task.cancel()
         if self._router is not None:
-            ours = self.in_place
+            pairs = zip((self.path, events_path(self.path)), self._found(), self._inodes, strict=True)
+            ours = [path for path, found, inode in pairs if found == inode]
             self._router.close(0)
-            if ours:
-                for path in (self.path, events_path(self.path)):
-                    Path(path).unlink(missing_ok=True)
+            for path in ours:
+                Path(path).unlink(missing_ok=True)
         if self._publisher is not None:
             self._publisher.close(0)
         self._context.destroy(0)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _inode(path: str) -> int:
+    """The number of the file at a path; 0 for none."""
+    try:
+        return Path(path).stat().st_ino
+    except OSError:
+        return 0
 
 
 def _encoded(document: dict[str, Any]) -> bytes:

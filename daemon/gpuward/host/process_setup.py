@@ -12,6 +12,8 @@ from pathlib import Path
 
 from gpuward.host.keeper import PR_SET_CHILD_SUBREAPER, prctl
 
+LOCK_NAME = "gpuward.lock"
+
 
 class AlreadyLocked(Exception):
     """Another daemon works in this directory; the message names it."""
@@ -68,7 +70,7 @@ def keep_private(directory: Path) -> None:
 
 def lock_directory(directory: Path) -> int:
     """Take a directory for this process; the lock is held while the returned descriptor is open."""
-    path = directory / "gpuward.lock"
+    path = directory / LOCK_NAME
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -105,6 +105,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._keeper = root.parent / "keeper.pyc"
+        self._compiled = b""
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def prepare(self) -> None:
@@ -115,10 +116,9 @@ class Runs:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(OSError):
             (self.root / "keeper.pyc").unlink()  # versions to 0.1 put it where a pool may be called so
-        try:
+        with suppress(OSError):
             py_compile.compile(keeper.__file__, cfile=str(self._keeper), doraise=True)
-        except OSError:
-            self._keeper = Path(keeper.__file__)
+            self._compiled = self._keeper.read_bytes()
 
     def worker_directory(self, worker: str) -> Path:
         """Directory of a worker's runs."""
@@ -280,8 +280,17 @@ class Runs:
         ]
         keeper.write_pairs(str(directory), "spec", pairs)
 
+    def _program(self) -> Path:
+        """The keeper's program: as compiled at the start, written again where somebody deleted it; else its source."""
+        if self._compiled:
+            with suppress(OSError):
+                if not self._keeper.exists():
+                    _write_whole(self._keeper, self._compiled)
+                return self._keeper
+        return Path(keeper.__file__)
+
     def _spawn(self, directory: Path, lock: int, wrapper: tuple[str, ...]) -> Spawned:
-        command = [*wrapper, sys.executable, "-I", "-S", str(self._keeper), str(directory)]
+        command = [*wrapper, sys.executable, "-I", "-S", str(self._program()), str(directory)]
         with ExitStack() as ours:
             started, started_end = os.pipe()
             ours.callback(os.close, started_end)
@@ -305,6 +314,12 @@ class Runs:
             )
             unless_spawned.pop_all()
         return Spawned(directory=directory, keeper_pid=pid, started_fd=started)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.rename(path)
 
 
 def kind_of_old(error: str) -> str:

@@ -67,7 +67,7 @@ def examine(runs: Runs, dead: DeadRun, swept: int = 0) -> Examined:
     lost = ending is None
     if ending is None:
         error = runs.stillborn(dead.worker, dead.run)
-        ending = _made_up(error=error, kind="prepare" if error else "", killed=swept)
+        ending = _made_up(error=error, kind="prepare" if error else "", killed=swept, passing=bool(error))
     end = RunEnd(
         code=ending.code,
         signal=ending.signal,
@@ -114,7 +114,7 @@ def never_started(worker: str, run: int, error: CannotLaunch) -> Findings:
     return Findings(dead=dead, ending=_made_up(error=str(error)), verdict=spawn_failed(str(error), error.kind))
 
 
-def _made_up(*, error: str = "", kind: str = "", killed: int = 0) -> Ending:
+def _made_up(*, error: str = "", kind: str = "", killed: int = 0, passing: bool = False) -> Ending:
     """An end record for a run whose keeper wrote none."""
     return Ending(
         at=time.time(),
@@ -128,4 +128,5 @@ def _made_up(*, error: str = "", kind: str = "", killed: int = 0) -> Ending:
         oom_proven=False,
         max_rss_bytes=0,
         log_lost_bytes=0,
+        passing=passing,
     )

@@ -169,6 +169,7 @@ class Runner:
 
     def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> StartRefused | None:
         try:
+            self._equipment.runtime.keep()
             spec = run_spec(self._equipment, worker, pool, plan)
             spawned = self._equipment.runs.start(spec)
         except StillRunning as error:
