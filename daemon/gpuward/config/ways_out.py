@@ -43,7 +43,7 @@ def _as_list(key: str, value: str, *, of_numbers: bool) -> str:
         words = shlex.split(value)
     except ValueError:
         words = []
-    if not words or len(words) > _WORDS_MAX:
+    if not words or len(words) > _WORDS_MAX or not value.isprintable():
         return "; write each word in quotes of its own"
     return f"; write {key} = {json.dumps(words, ensure_ascii=False)}"
 
