@@ -11,7 +11,6 @@ from typing import Any
 
 from gpuward import __version__
 from gpuward.answering.commands import Commands
-from gpuward.config.drain import grace_s
 from gpuward.control.server import Refusal, Server
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
@@ -24,6 +23,7 @@ from gpuward.host.unit_job import pending_job
 from gpuward.lookout import Lookout
 from gpuward.planning import decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
+from gpuward.policy.grace import longest_stop_s
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Phase
@@ -248,8 +248,9 @@ class Daemon:
         self._parts.supervisor.command(policy.halt)
 
     def _longest_stop_s(self) -> float:
-        pools = self._parts.supervisor.state.pools.values()
-        return sum(grace_s(pool) for pool in pools) + self._parts.equipment.settings.endpoints.settle_s + 30.0
+        state = self._parts.supervisor.state
+        stops_s = longest_stop_s(state.workers.values(), state.pools)
+        return stops_s + self._parts.equipment.settings.endpoints.settle_s + 30.0
 
     def _hang_up(self) -> None:
         """SIGHUP: somebody asks to reload, or the terminal that the daemon was started on is gone and nobody does."""

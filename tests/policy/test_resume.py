@@ -35,7 +35,7 @@ def test_a_living_run_without_a_record_is_taken_over_with_its_number_its_gpus_an
 
     worker = taken.workers["m/0"]
     assert (worker.phase, worker.goal, worker.run, worker.run_uuids) == (Phase.STARTING, Goal.UP, 3, ("GPU-0",))
-    assert (worker.port, worker.definition, worker.deadline_s) == (20000, "abc", 609.0)
+    assert (worker.port, worker.definition, worker.deadline_s, worker.grace_s) == (20000, "abc", 609.0, 40.0)
     assert "taken over from run 3, which lives" in taken.notes[0].reason
 
 

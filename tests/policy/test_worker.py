@@ -11,6 +11,7 @@ from gpuward.policy.life import (
     BecameReady,
     Condemned,
     DeadlinePassed,
+    Drained,
     Event,
     Goal,
     HaltAsked,
@@ -141,6 +142,25 @@ def test_a_vllm_that_still_loads_is_given_ten_seconds_at_most(
 
     assert (stopping.deadline_s, effects) == (10.0 + grace_s, (Terminate("decode/0"),))
     assert stopping.reason.endswith(f"SIGTERM sent, SIGKILL follows after {grace_s:g} s")
+
+
+def test_a_run_keeps_the_time_to_end_that_it_was_started_with_while_its_pool_gets_another_drain() -> None:
+    before = Pool(name="decode", model="m", drain_timeout_s=120)
+    running = replace(begin_run(a_worker(), before, 0.0)[0], phase=Phase.READY, ready_since_s=5.0)
+
+    stopping, _ = begin_stop(running, Pool(name="decode", model="m", drain_timeout_s=2), 10.0)
+    counted, _ = step(stopping, Drained(4, 2), Pool(name="decode", model="m", drain_timeout_s=2), 11.0)
+
+    assert stopping.deadline_s == 10.0 + 130.0
+    assert counted.reason.endswith("draining, 2 requests running; SIGKILL follows 130 s after SIGTERM")
+
+
+def test_a_stop_timeout_that_is_changed_alone_counts_for_the_run_that_goes_on() -> None:
+    running = replace(begin_run(a_worker(), POOL, 0.0)[0], phase=Phase.READY, ready_since_s=5.0)
+
+    stopping, _ = begin_stop(running, Pool(name="decode", model="m", stop_timeout_s=90), 10.0)
+
+    assert stopping.deadline_s == 100.0
 
 
 def test_a_start_that_takes_too_long_is_a_failure_with_its_numbers() -> None:

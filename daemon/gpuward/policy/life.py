@@ -74,7 +74,8 @@ class Worker:
     ``port`` is the one that it serves on, ``port_block`` the first of those that are its own.
     ``device_uuids`` is the set for the next run, ``run_uuids`` that of the run that lives (or lived last).
     ``definition`` is the digest of what that run was started with (`reload.definition`), empty where it is not known;
-    ``proved`` that of the run which became ready last.
+    ``proved`` that of the run which became ready last; ``grace_s`` what the run was to have from SIGTERM to SIGKILL by
+    its pool at its start, None where that is not known.
     ``waits`` and ``faults``: when runs ended that found their condition missing, or on a fault of these GPUs;
     ``avoid``: GPUs that it is to leave. ``steps``: what its runs have less of than its pool says (`ladder`).
     ``refusals``: starts in a row that were refused, none of them a run.
@@ -100,6 +101,7 @@ class Worker:
     run_uuids: tuple[str, ...] = ()
     definition: str = ""
     proved: str = ""
+    grace_s: float | None = None
     port: int | None = None
     port_block: int | None = None
     started_s: float | None = None

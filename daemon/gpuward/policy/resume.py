@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from gpuward.config.drain import grace_s
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import Goal, Phase, StartAsked, StopAsked, Worker
 from gpuward.policy.phases import enter, of_this_version
@@ -119,6 +120,7 @@ def _from_its_run(worker: Worker | None, run: FoundRun, goal: Goal, pool: Pool, 
     base = replace(
         base,
         definition=run.definition,
+        grace_s=grace_s(run.pool) if run.pool is not None else None,
         started_s=run.started_s,
         ending=Ending(kind="stop", why=why, then="rest") if down else None,
     )

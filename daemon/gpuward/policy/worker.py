@@ -17,6 +17,7 @@ from typing import Literal
 
 from gpuward.config.drain import grace_s
 from gpuward.config.fleet import Pool
+from gpuward.policy.grace import grace_of
 from gpuward.policy.life import (
     Adapted,
     BecameReady,
@@ -62,10 +63,6 @@ REFUSED_PAUSE_MAX_S = 30.0
 MOVED_PAUSE_S = 0.05
 """A worker that moves to other ports tries again after this."""
 
-LOADING_GRACE_S = 10.0
-"""From SIGTERM to SIGKILL at most for a vLLM that still loads: it has no request to finish, and it loses the SIGTERM
-(vLLM 0.32.0, measured)."""
-
 KILL_WAIT_S = 10.0
 """Pause between two looks at what SIGKILL has not ended."""
 
@@ -85,6 +82,7 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
         run=worker.run + 1,
         run_uuids=worker.device_uuids,
         definition=definition(pool),
+        grace_s=grace_s(pool),
         started_s=now_s,
         ready_since_s=None,
         ending=None,
@@ -98,17 +96,12 @@ def begin_run(worker: Worker, pool: Pool, now_s: float) -> Step:
 
 def begin_stop(worker: Worker, pool: Pool, now_s: float) -> Step:
     """Send SIGTERM and give the grace time."""
-    grace_s = _grace_s(worker, pool)
+    has_s = grace_of(worker, pool)
     late = worker.ending.waited_s if worker.ending is not None else None
     waited = f"waited {late:g} s; " if late is not None else ""
-    wait = Wait(kind="grace", text=f"{waited}SIGTERM sent, SIGKILL follows after {grace_s:g} s")
-    stopping = enter(worker, Phase.STOPPING, worker.why, now_s, now_s + grace_s, wait=wait)
+    wait = Wait(kind="grace", text=f"{waited}SIGTERM sent, SIGKILL follows after {has_s:g} s")
+    stopping = enter(worker, Phase.STOPPING, worker.why, now_s, now_s + has_s, wait=wait)
     return stopping, (Terminate(worker.name),)
-
-
-def _grace_s(worker: Worker, pool: Pool) -> float:
-    loads = worker.ready_since_s is None and pool.engine != "command"
-    return min(grace_s(pool), LOADING_GRACE_S) if loads else grace_s(pool)
 
 
 def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
@@ -152,7 +145,7 @@ def _heard(worker: Worker, event: ProbeMissed | Drained, pool: Pool) -> Worker:
         return worker
     kept = f"draining, {event.requests} request{'s' * (event.requests != 1)} running"
     return waiting(
-        worker, Wait(kind="grace", text=f"{kept}; SIGKILL follows {_grace_s(worker, pool):g} s after SIGTERM")
+        worker, Wait(kind="grace", text=f"{kept}; SIGKILL follows {grace_of(worker, pool):g} s after SIGTERM")
     )
 
 
@@ -353,7 +346,7 @@ def _outlived(worker: Worker, pool: Pool, now_s: float) -> Step:
     """The time to end has passed: kill the tree, then again whoever is left of it."""
     deadline_s = now_s + KILL_WAIT_S
     if not worker.killed:
-        text = f"still alive {_grace_s(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
+        text = f"still alive {grace_of(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
         worker = replace(worker, killed=True)
         wait, effect = Wait(kind="killed", text=text), Kill(worker.name)
         return enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=wait), (effect,)
