@@ -26,7 +26,7 @@ from gpuward.policy import fleet as policy
 from gpuward.policy.grace import longest_stop_s
 from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
-from gpuward.policy.life import Phase
+from gpuward.policy.life import Goal, Phase
 from gpuward.policy.ports import PortsExhausted
 from gpuward.supervisor import Supervisor
 from gpuward.takeover import Takeover
@@ -282,10 +282,11 @@ class Daemon:
         alive = [worker.name for worker in workers if worker.alive]
         if state.halting:
             return f"stopping: {len(alive)} of {len(workers)} workers still run: {_some(alive)}"
-        ready = sum(worker.phase is Phase.READY for worker in workers)
+        wanted = [worker for worker in workers if worker.goal is Goal.UP]
+        ready = sum(worker.phase is Phase.READY for worker in wanted)
         failed = [worker.name for worker in workers if worker.phase is Phase.FAILED]
         trouble = f"; failed: {_some(failed)}" if failed else ""
-        return f"{ready} of {len(workers)} workers ready, revision {self._parts.fleets.revision}{trouble}"
+        return f"{ready} of {len(wanted)} workers ready, revision {self._parts.fleets.revision}{trouble}"
 
 
 def _some(names: list[str]) -> str:

@@ -106,8 +106,8 @@ def test_a_timeout_exits_124_and_says_who_is_not_there_yet(gpuctl: Any, daemon: 
 
     assert code == 124
     assert err == (
-        "gpuctl: cannot wait longer than 0.05 s for start of 1 worker: "
-        "decode/1: starting (decode/1 is starting, as 1 of 2); the daemon goes on with it\n"
+        "gpuctl: timed out after 0.05 s, start of 1 worker still in progress: "
+        "decode/1: starting (decode/1 is starting, as 1 of 2)\n"
     )
     assert all(args["wait_s"] <= 0.05 for args in daemon.args_of("operation"))
 

@@ -23,7 +23,7 @@ def test_status_shows_daemon_workers_reasons_and_the_unasked_exit(gpuctl: Any, t
 
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "gpuward 0.1.0, pid 42, up 1d01h: 1 of 2 workers ready on 2 GPUs",
+        "gpuward 0.1.0, pid 42, up 1d01h: 1 of 2 workers ready, 2 of 2 GPUs in use",
         "fleet revision 3 from fleet.toml",
         "",
         "NAME      PHASE    READY  GPUS            MEM      PID   PORT     UP  RESTARTS  REASON",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from gpuward.control.client import Refused, Unreachable
-from gpuward.control.protocol import EXIT_OK, EXIT_TIMED_OUT
+from gpuward.control.protocol import EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT
 from gpuward.ctl.arguments import Command, seconds
 from gpuward.ctl.text import counted
 from gpuward.ctl.trouble import Trouble
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gpuward.ctl.screen import Screen
 
 ASK_WITHIN_S = 60.0
+GONE_WITHIN_S = 20.0
 LOOK_AGAIN_S = 0.05
 
 
@@ -41,11 +43,20 @@ def daemon(args: Namespace, client: Client, screen: Screen) -> int:
 
 def _detach(client: Client, screen: Screen) -> int:
     answer: Detached = client.call("detach", timeout_s=ASK_WITHIN_S)
-    goes_on = f"{counted(len(answer['workers']), 'worker')} go on without a daemon; the next one takes them over"
+    _until_gone(answer["pid"], time.monotonic() + GONE_WITHIN_S)
+    kept = f"{counted(len(answer['workers']), 'worker')} kept running; the next daemon adopts them"
     screen.listing(
-        answer, [answer], [str(answer["pid"])], lambda: screen.sentence(f"pid {answer['pid']} ends; {goes_on}")
+        answer, [answer], [str(answer["pid"])], lambda: screen.sentence(f"daemon {answer['pid']} has ended; {kept}")
     )
     return EXIT_OK
+
+
+def _until_gone(pid: int, until_s: float) -> None:
+    """Wait until the daemon has ended; Trouble, exit 1, where it does not."""
+    while os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - pathlib costs 3 ms
+        if time.monotonic() > until_s:
+            raise Trouble(f"daemon {pid} was asked to end and is still there", EXIT_FAILED)
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _reexec(args: Namespace, client: Client, screen: Screen) -> int:
@@ -56,8 +67,8 @@ def _reexec(args: Namespace, client: Client, screen: Screen) -> int:
     took_s = time.monotonic() - asked_s
     document = {**answer, "version": after["version"], "pid": after["pid"], "took_s": took_s}
     line = (
-        f"gpuward {answer['from_version']} became {after['version']} in {took_s:.1f} s, pid {after['pid']}; "
-        f"{counted(len(answer['workers']), 'worker')} went on"
+        f"re-executed ({answer['from_version']} -> {after['version']}) in {took_s:.1f} s, pid {after['pid']}; "
+        f"{counted(len(answer['workers']), 'worker')} kept running"
     )
     screen.listing(document, [document], [after["version"]], lambda: screen.sentence(line))
     return EXIT_OK

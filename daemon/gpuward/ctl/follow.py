@@ -130,17 +130,24 @@ class _Patience:
         self._screen = screen
         self._first_s = 0.0
         self._last_s = float("-inf")
+        self._told = ""
 
     def reconnect(self, gone: Unreachable) -> None:
         """Wait a moment; raise ``gone`` after RECONNECT_WITHIN_S without a daemon."""
         now_s = time.monotonic()
         if now_s - self._last_s > 4 * RECONNECT_PAUSE_S:
             self._first_s = now_s
-            self._screen.complain(f"{gone}; trying again for {RECONNECT_WITHIN_S:g} s")
+            self._tell_once(gone)
         if now_s - self._first_s > RECONNECT_WITHIN_S:
             raise gone
         self._last_s = now_s
         time.sleep(RECONNECT_PAUSE_S)
+
+    def _tell_once(self, gone: Unreachable) -> None:
+        """The same again and again, as of a daemon that hangs, is said once."""
+        if self._told != str(gone):
+            self._told = str(gone)
+            self._screen.complain(f"{gone}; trying again for {RECONNECT_WITHIN_S:g} s")
 
 
 def _write_event(screen: Screen, event: Event) -> None:

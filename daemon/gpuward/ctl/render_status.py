@@ -146,10 +146,14 @@ def _peak(one: RunMemory) -> str:
 
 def _draw_header(screen: Screen, status: Status) -> None:
     daemon, workers = status["daemon"], status["workers"]
-    ready = sum(worker["ready"] for worker in workers)
+    wanted = [worker for worker in workers if worker["goal"] == "up"]
+    ready = sum(worker["ready"] for worker in wanted)
+    stopped = f", {len(workers) - len(wanted)} stopped" if len(wanted) < len(workers) else ""
+    used = sum(bool(gpu["workers"]) for gpu in status["gpus"])
     screen.line(
         f"gpuward {daemon['version']}, pid {daemon['pid']}, up {duration(daemon['uptime_s'])}: "
-        f"{ready} of {counted(len(workers), 'worker')} ready on {counted(len(status['gpus']), 'GPU')}",
+        f"{ready} of {counted(len(wanted), 'worker')} ready{stopped}, "
+        f"{used} of {counted(len(status['gpus']), 'GPU')} in use",
         "bold",
     )
     fleet = status.get("fleet")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LIVE_WAIT_S = 0.5
 PLAIN_WAIT_S = 20.0
 ANSWER_WITHIN_S = 10.0
+ANSWER_LEAST_S = 1.0
 DAEMON_BACK_S = 10.0
 RETRY_S = 0.1
 LOG_LINES = 8
@@ -88,6 +89,9 @@ def finish(
     progress = Progress(screen)
     try:
         operation = _wait(client, operation_id, progress, timeout_s)
+    except KeyboardInterrupt:
+        screen.complain(f"no longer waiting; {operation_id} is still in progress (gpuctl shows how it goes)")
+        raise
     finally:
         progress.wipe()
     workers = operation["workers"]
@@ -110,7 +114,10 @@ def _wait(client: Client, operation_id: str, progress: Progress, timeout_s: floa
         wait_s = LIVE_WAIT_S if progress.live else PLAIN_WAIT_S
         if deadline_s is not None:
             wait_s = max(0.0, min(wait_s, deadline_s - time.monotonic()))
-        operation = _news(client, {"id": operation_id, "seen": seen, "wait_s": wait_s}, wait_s + ANSWER_WITHIN_S)
+        patience_s = wait_s + ANSWER_WITHIN_S
+        if deadline_s is not None:
+            patience_s = min(patience_s, max(ANSWER_LEAST_S, deadline_s - time.monotonic()))
+        operation = _news(client, {"id": operation_id, "seen": seen, "wait_s": wait_s}, patience_s, deadline_s)
         progress.show(operation)
         if operation["state"] != "running":
             return operation
@@ -120,8 +127,11 @@ def _wait(client: Client, operation_id: str, progress: Progress, timeout_s: floa
             raise Trouble(_not_in_time(operation, timeout_s), EXIT_TIMED_OUT)
 
 
-def _news(client: Client, args: dict[str, Any], timeout_s: float) -> Operation:
-    """Ask for news; a daemon that is restarted or upgraded meanwhile is back within seconds and knows the operation."""
+def _news(client: Client, args: dict[str, Any], timeout_s: float, deadline_s: float | None) -> Operation:
+    """Ask for news; a daemon that is restarted or upgraded meanwhile is back within seconds and knows the operation.
+
+    Trouble, exit 124, where the daemon does not answer until ``deadline_s``.
+    """
     back_until_s = None
     while True:
         try:
@@ -130,6 +140,8 @@ def _news(client: Client, args: dict[str, Any], timeout_s: float) -> Operation:
             if isinstance(error, Refused) and error.code != "busy":
                 raise
             now_s = time.monotonic()
+            if deadline_s is not None and now_s >= deadline_s:
+                raise Trouble(f"timed out: {error}", EXIT_TIMED_OUT) from error
             back_until_s = back_until_s or now_s + DAEMON_BACK_S
             if now_s > back_until_s:
                 raise
@@ -144,8 +156,8 @@ def _not_in_time(operation: Operation, timeout_s: float | None) -> str:
     shown = "; ".join(_step_text(step) for step in pending[:PENDING_NAMED])
     more = f"; and {len(pending) - PENDING_NAMED} more" if len(pending) > PENDING_NAMED else ""
     return (
-        f"cannot wait longer than {timeout_s:g} s for {operation['verb']} of {counted(len(pending), 'worker')}: "
-        f"{shown}{more}{failed}; the daemon goes on with it"
+        f"timed out after {timeout_s:g} s, {operation['verb']} of {counted(len(pending), 'worker')} still in progress: "
+        f"{shown}{more}{failed}"
     )
 
 
