@@ -126,8 +126,9 @@ async def _run(
     except (SocketInUse, OSError) as error:
         raise CannotRun(str(error), permanent=False) from None
     try:
+        notify = Notify()
         daemon = Daemon(
-            Notify(), log_target, simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1
+            notify, log_target, simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1
         )
         parts = build(
             options,
@@ -137,7 +138,7 @@ async def _run(
             Outward(log=log, publish=server.publish, observe=daemon.observe, hear=daemon.hear),
         )
         parts.commands.control_counters = server.counters.document
-        if server.trouble and (control.group != DEFAULT_GROUP or os.geteuid() == 0):
+        if server.trouble and (control.group != DEFAULT_GROUP or notify.present):  # no service has no operators
             parts.supervisor.notice("control-group", server.trouble)
         await daemon.live(parts, server)
         return daemon.replaced

@@ -18,6 +18,7 @@ from tests.e2e.cases.scripts import SLEEPS, pools, python
 from tests.e2e.daemon import DaemonUnderTest
 from tests.waiting import eventually
 
+from gpuward.config.host import DEFAULT_GROUP
 from gpuward.control.client import Client, Refused
 from gpuward.control.protocol import EXIT_BY_ERROR, events_path
 
@@ -219,6 +220,20 @@ def test_readers_are_let_in_where_the_host_says_so_and_a_missing_group_is_told(d
 
     assert mode == 0o666
     assert notice.startswith("there is no group no-such-group: only root and the daemon's user can use ")
+
+
+@pytest.mark.skipif(DEFAULT_GROUP in {group.gr_name for group in grp.getgrall()}, reason="this host has the group")
+def test_a_missing_default_group_is_told_by_a_service_and_not_by_what_somebody_runs(daemon: DaemonUnderTest) -> None:
+    daemon.start(FLEET)
+    by_hand = daemon.call("status")["daemon"]["notices"]
+    daemon.stop()
+
+    daemon.environment["NOTIFY_SOCKET"] = str(daemon.root / "notify.sock")
+    daemon.start(FLEET)
+    (as_a_service,) = daemon.call("status")["daemon"]["notices"]
+
+    assert by_hand == []
+    assert as_a_service.startswith("there is no group gpuctl: ")
 
 
 def _as_user(uid: int, socket: str, gid: int | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.e2e.cases.scripts import IGNORES_SIGTERM, SLEEPS, command, outcome, p
 from tests.e2e.daemon import DaemonUnderTest
 from tests.waiting import eventually
 
+from gpuward.control.roles import user_name
 from gpuward.host.processes import tree
 
 pytestmark = pytest.mark.e2e
@@ -32,7 +33,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_when_its_grace_is_over_and_not_
 
     assert (stopping["phase"], stopping["reason"]) == (
         "stopping",
-        "stopped by command; SIGTERM sent, SIGKILL follows after 1 s",
+        f"stopped by command ({user_name(os.getuid())}); SIGTERM sent, SIGKILL follows after 1 s",
     )
     assert any("the whole tree is killed if it is not gone by then" in sentence for sentence in why)
     assert (ended["state"], daemon.worker("w/0")["last_exit"]["signal"]) == ("done", signal.SIGKILL)
