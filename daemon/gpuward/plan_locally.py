@@ -6,6 +6,8 @@ it could not read that file, it says so.
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from gpuward.config.host_file import decode_host_toml
 from gpuward.control.documents import FleetText
 from gpuward.control.documents import Plan as PlanDocument
 from gpuward.control.protocol import SCHEMA_VERSION
+from gpuward.engines.cut_off import cut_off
+from gpuward.engines.launch import HostContext
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.policy.host_plan import plan_on_host
 from gpuward.policy.inventory import Snapshot
@@ -38,13 +42,16 @@ def plan_locally(fleet: FleetText, *, simulate: str | None, config: str | None =
     ``config``: the host file; None is the usual one, if it is there. BadSpec where the one that is named is none.
     A file that does not decode is a refused plan with everything that is wrong in it.
     """
-    settings, unread = _settings(config)
+    settings, remarks = _settings(config)
     snapshot = simulated_gpus(simulate) if simulate is not None else gpus_of_this_host()
     try:
         decoded = decode_fleet(fleet["text"], file=fleet["name"], directory=fleet["directory"])
     except ConfigError as error:
         return _document(_refused(error.named, snapshot))
-    plan = plan_on_host(decoded, snapshot, settings, closed=barred_gpus(snapshot), current={}, warnings=unread)
+    if simulate is None:  # else it is another host's vLLM that is going to run
+        here = HostContext(python=sys.executable, simulated=False, inherited_env=os.environ)
+        remarks = *remarks, *cut_off(decoded.pools, here)
+    plan = plan_on_host(decoded, snapshot, settings, closed=barred_gpus(snapshot), current={}, warnings=remarks)
     return _document(plan)
 
 

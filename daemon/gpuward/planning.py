@@ -10,6 +10,7 @@ from pathlib import Path
 from gpuward.config.errors import ConfigError
 from gpuward.config.files import read_file
 from gpuward.config.fleet import Fleet, Remark
+from gpuward.engines.cut_off import cut_off
 from gpuward.equipment import Equipment
 from gpuward.host.ports import listening
 from gpuward.interop.fleet_files import decode_fleet
@@ -89,6 +90,7 @@ class Planner:
     def __init__(self, supervisor: Supervisor, equipment: Equipment) -> None:
         self._supervisor = supervisor
         self._settings = equipment.settings
+        self._context = equipment.context
         self._no_cgroups = equipment.cgroups.refusal
 
     def propose(self, file: Decoded, old: Fleet | None, *, prune: bool) -> Proposal:
@@ -136,7 +138,10 @@ class Planner:
         return {uuid: why for uuid, why in self._supervisor.state.closed.items() if uuid not in had}
 
     def unenforced(self, fleet: Fleet) -> tuple[Remark, ...]:
-        """Limits of host memory that this host does not let us keep."""
+        """What the fleet asks for and does not get here: limits of host memory, drains."""
+        return *self._without_limits(fleet), *cut_off(fleet.pools, self._context)
+
+    def _without_limits(self, fleet: Fleet) -> tuple[Remark, ...]:
         limited = [pool for pool in fleet.pools if pool.memory_max is not None] if self._no_cgroups else []
         return tuple(
             Remark(

@@ -340,3 +340,14 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+def test_a_drain_that_vllm_is_not_told_of_is_said_at_plan_and_when_it_is_applied(daemon: DaemonUnderTest) -> None:
+    daemon.start()
+    daemon.write("f.toml", '[pool.m]\nmodel = "x"\nexecutable = "/bin/true"\ndrain-timeout-s = 60\nworkers = 1\n')
+
+    planned = daemon.ctl("plan", "f.toml")
+    daemon.ctl("apply", "f.toml", "--no-wait")
+
+    assert "drain-timeout-s = 60 does not reach vLLM, requests are cut on stop" in planned.stdout
+    assert "drain-not-passed" in {event["kind"] for event in daemon.call("events")["events"]}
