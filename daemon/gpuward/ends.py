@@ -23,6 +23,8 @@ from gpuward.policy.reasons import WaitKind
 from gpuward.running.autopsy import DeadRun, Findings
 from gpuward.running.traces import Span, Traces
 
+OUTPUT_LOST = "output-lost"
+
 
 class Ends:
     """For the loop's thread. ``notice`` gets a trouble's kind, reason and worker; no reason: it is over."""
@@ -75,6 +77,9 @@ class Ends:
             ended_by=dead.ending.kind if dead.ending is not None else "",
             by=dead.ending.by if dead.ending is not None else None,
         )
+        if ending.log_lost_bytes:
+            reason = f"{ending.log_lost_bytes} bytes of the output of run {dead.run} of {dead.worker} were lost"
+            self._notice(OUTPUT_LOST, f"{reason}: its log had no room", dead.worker)
         worker = self._fleet().workers.get(dead.worker)
         if worker is not None:
             self._keep(worker, exit_, findings)
@@ -132,6 +137,7 @@ class Ends:
             ran_s=_ran_s(worker, findings),
             descendants_killed=findings.ending.descendants_killed,
             max_rss_bytes=findings.ending.max_rss_bytes,
+            log_lost_bytes=findings.ending.log_lost_bytes,
             gpu_uuids=worker.run_uuids,
             peak_bytes=self._traces.peaks(worker.name),
             claim_bytes={gpu.uuid: claim for gpu, claim in claims.items() if claim is not None},

@@ -5,7 +5,10 @@ For the loop's thread. A trouble is one event and a notice that ends with it. De
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gpuward.control.server import Server, SocketInUse
+from gpuward.ends import OUTPUT_LOST
 from gpuward.equipment import Equipment
 from gpuward.host.daemon_log import LogTarget
 from gpuward.supervisor import Supervisor
@@ -36,6 +39,7 @@ class Lookout:
             self._keep_runtime_directory()
             self._keep_sockets()
             self._look_for_run_directories()
+            self._look_for_lost_output()
 
     def tell_set_aside(self) -> None:
         """Say which files of the state directory could not be used."""
@@ -90,13 +94,29 @@ class Lookout:
     def _look_for_run_directories(self) -> None:
         """Notice a living run whose directory somebody deleted: the next daemon could not take it over."""
         lost = {
-            f"{RUN_DIRECTORY_LOST} {name}": (name, handle.live.run)
-            for name, handle in self._supervisor.runner.handles.items()
-            if not self._equipment.runs.in_place(name, handle.live.run)
+            name: f"run {run} of {name} has lost its directory: it goes on, but under this daemon only"
+            for name, run in self._living()
+            if not self._equipment.runs.in_place(name, run)
         }
-        for key in [key for key in self._supervisor.notices if key.startswith(f"{RUN_DIRECTORY_LOST} ")]:
-            if key not in lost:
+        self._notice_each(RUN_DIRECTORY_LOST, lost)
+
+    def _look_for_lost_output(self) -> None:
+        """Notice a living run whose log has no room: its errors, and the line that says it is ready, are not there."""
+        troubles = {name: (run, self._equipment.runs.log_trouble(name, run)) for name, run in self._living()}
+        lost = {
+            name: f"output of run {run} of {name} was lost ({error}): free space in {self._equipment.logs}"
+            for name, (run, error) in troubles.items()
+            if error
+        }
+        self._notice_each(OUTPUT_LOST, lost)
+
+    def _living(self) -> list[tuple[str, int]]:
+        return [(name, handle.live.run) for name, handle in self._supervisor.runner.handles.items()]
+
+    def _notice_each(self, kind: str, reasons: Mapping[str, str]) -> None:
+        """Keep a notice for each of these workers, and end those of all others."""
+        for key in [key for key in self._supervisor.notices if key.startswith(f"{kind} ")]:
+            if key.removeprefix(f"{kind} ") not in reasons:
                 del self._supervisor.notices[key]
-        for name, run in lost.values():
-            reason = f"run {run} of {name} has lost its directory: it goes on, but under this daemon only"
-            self._supervisor.notice(RUN_DIRECTORY_LOST, reason, name)
+        for name, reason in reasons.items():
+            self._supervisor.notice(kind, reason, name)

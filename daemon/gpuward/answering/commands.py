@@ -16,7 +16,7 @@ from gpuward import __version__
 from gpuward.answering.beforehand import Beforehand, foresight_document
 from gpuward.answering.gpu_commands import GpuCommands
 from gpuward.answering.leaving import Leaving
-from gpuward.answering.past import events_document, log_document
+from gpuward.answering.past import events_document, log_document, lost_output
 from gpuward.answering.views import Document, Views, operation_document, plan_document
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
@@ -99,7 +99,8 @@ class Commands:
             case ask.LogsArgs() as args:
                 worker = self._worker(args.worker)
                 logs = self._equipment.log_path(worker.name, worker.run).parent
-                return await asyncio.to_thread(log_document, logs, worker, args)
+                lost = partial(lost_output, self._equipment.runs, self._equipment.records, worker.name)
+                return await asyncio.to_thread(log_document, logs, worker, args, lost)
             case ask.EventsArgs() as args:
                 return self._events(args)
             case ask.GpuArgs() | ask.InventoryArgs() | ask.SimArgs() as args:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpuward.control import requests as ask
 from gpuward.control.server import Refusal
 from gpuward.host import logs
+from gpuward.host.records import Records
+from gpuward.host.runs import Runs
 from gpuward.journal import Journal
 from gpuward.policy.life import Worker
 
@@ -15,14 +18,18 @@ Document = dict[str, Any]
 LINES_DEFAULT = 100
 
 
-def log_document(directory: Path, worker: Worker, args: ask.LogsArgs) -> Document:
-    """Return a part of a run's log, of the newest run where none is named; ``directory`` has the worker's logs."""
+def log_document(directory: Path, worker: Worker, args: ask.LogsArgs, lost: Callable[[int], str]) -> Document:
+    """Return a part of a run's log, of the newest run where none is named; ``directory`` has the worker's logs.
+
+    ``lost`` tells what of the output of a run is not in its log.
+    """
     run = args.run if args.run is not None else worker.run
     path = directory / f"{run}.log"
     if args.offset is None and run != worker.run and not path.exists():
         kept = sorted(int(one.stem) for one in directory.glob("*.log") if one.stem.isdecimal())
         runs = f"kept are those of runs {', '.join(map(str, kept))}" if kept else "none is kept"
-        raise Refusal("no-such-worker", f"there is no log of run {run} of {worker.name}; {runs}")
+        missing = f"; {lost(run)}" if lost(run) else ""
+        raise Refusal("no-such-worker", f"there is no log of run {run} of {worker.name}; {runs}{missing}")
     if args.offset is not None:
         offset = args.offset if args.offset >= 0 else logs.size(path)
         chunk = logs.read_from(path, offset, args.max_bytes)
@@ -36,7 +43,17 @@ def log_document(directory: Path, worker: Worker, args: ask.LogsArgs) -> Documen
         "next_offset": chunk.next_offset,
         "size": chunk.size,
         "ended": not (worker.alive and worker.run == run),
+        "lost": lost(run),
     }
+
+
+def lost_output(runs: Runs, records: Records, worker: str, run: int) -> str:
+    """What of a run's output is lost, in a sentence; empty where nothing is."""
+    trouble = runs.log_trouble(worker, run)
+    ended = sum(record.log_lost_bytes for record in records.history(worker) if record.run == run)
+    if not (trouble or ended):
+        return ""
+    return f"{ended or 'some'} bytes of the output of run {run} of {worker} were lost ({trouble or 'no room'})"
 
 
 def events_document(journal: Journal, args: ask.EventsArgs) -> Document:

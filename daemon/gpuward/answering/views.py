@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gpuward import __version__
 from gpuward.answering.gpu_views import gpu_document, workers_by_gpu
 from gpuward.control.protocol import SCHEMA_VERSION
+from gpuward.ends import OUTPUT_LOST
 from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
 from gpuward.host.records import RunRecord
@@ -172,6 +173,8 @@ class Views:
             f"{state.closed[uuid]}." for uuid in uuids if uuid in state.closed and worker.phase is not Phase.BLOCKED
         ]
         told = [f"{warning}." for warning in self._care.watch.of_workers().get(worker.name, [])]
+        lost = self._supervisor.notices.get(f"{OUTPUT_LOST} {worker.name}")
+        told += [f"{lost}."] if lost is not None else []
         return [*closed, *told, *self._watching(worker), *under_way(worker, operations, state.rolls.get(worker.pool))]
 
     def _watching(self, worker: Worker) -> list[str]:
@@ -303,6 +306,7 @@ def _run(record: RunRecord, indices: dict[str, int]) -> Document:
         "step": said(record.step) if record.step is not None else None,
         "descendants_killed": record.descendants_killed,
         "max_rss_bytes": record.max_rss_bytes,
+        "log_lost_bytes": record.log_lost_bytes,
         "samples": [
             {"at": rfc3339(sample.at), "used_bytes": sample.used_bytes, "free_bytes": sample.free_bytes}
             for sample in record.samples

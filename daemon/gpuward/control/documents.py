@@ -301,7 +301,7 @@ class Operation(TypedDict):
 
 
 class LogChunk(TypedDict):
-    """Answer to ``logs``; offsets and size in bytes."""
+    """Answer to ``logs``; offsets and size in bytes. ``lost``: what of the output the log had no room for, or empty."""
 
     worker: str
     run: int
@@ -310,6 +310,7 @@ class LogChunk(TypedDict):
     next_offset: int
     size: int
     ended: bool
+    lost: NotRequired[str]
 
 
 class Event(TypedDict):
@@ -363,6 +364,7 @@ class Run(TypedDict):
     evidence: NotRequired[list[str]]
     memory: NotRequired[list[RunMemory]]
     step: NotRequired[str | None]
+    log_lost_bytes: NotRequired[int]
 
 
 class Why(TypedDict):

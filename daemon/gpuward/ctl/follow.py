@@ -57,6 +57,8 @@ def show_logs(args: Namespace, client: Client, screen: Screen) -> int:
             f"only the last {len(chunk['text'])} characters are shown, {args.lines} lines are more than fit"
         )
     screen.out.write(chunk["text"])
+    if chunk.get("lost"):
+        screen.complain(chunk["lost"])
     if args.follow:
         _follow(client, screen, chunk, only_run=args.run is not None)
     return EXIT_OK

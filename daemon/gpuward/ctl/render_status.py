@@ -124,8 +124,8 @@ def _draw_out_of_order(screen: Screen, gpu: Gpu) -> None:
 def _draw_run(screen: Screen, run: Run, *, whole: bool) -> None:
     """What the table has no room for; ``whole``: every line of the evidence, and the hint."""
     memory, evidence, hint = run.get("memory", []), run.get("evidence", []), run.get("hint", "")
-    step, reason = run.get("step"), run.get("reason", "")
-    if not (memory or evidence or step or hint or reason):
+    step, reason, lost_bytes = run.get("step"), run.get("reason", ""), run.get("log_lost_bytes", 0)
+    if not (memory or evidence or step or hint or reason or lost_bytes):
         return
     screen.sentence(f"run {run['run']}: {run['cause']}{f': {reason}' if reason else ''}")
     if memory:
@@ -137,6 +137,8 @@ def _draw_run(screen: Screen, run: Run, *, whole: bool) -> None:
         screen.sentence(f"hint: {hint}", indent="  ")
     if step:
         screen.sentence(f"step taken: {step}", indent="  ")
+    if lost_bytes:
+        screen.sentence(f"{counted(lost_bytes, 'byte')} of its output were lost: the log had no room", indent="  ")
 
 
 def _peak(one: RunMemory) -> str:

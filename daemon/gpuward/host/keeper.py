@@ -185,24 +185,25 @@ class Log:
         self.lost_bytes = 0
         self.written = 0
         self.fd = -1
-        self.open()
+        try:
+            self.open()
+        except OSError as error:
+            self.tell(error)
 
     def open(self) -> None:
-        """Open the file for appending; on failure the next write tries again."""
-        try:
-            self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self.written = os.fstat(self.fd).st_size
-        except OSError:
-            self.fd = -1
+        """Open the file for appending; what fails is tried again with the next write."""
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)  # noqa: PTH103, PTH120
+        self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.written = os.fstat(self.fd).st_size
 
     def write(self, chunk: bytes) -> None:
         """Append a chunk, or count what could not be written."""
         while chunk:
-            if self.written >= self.max_bytes:
-                self.rotate()
-            if self.fd < 0:
-                self.open()
             try:
+                if self.written >= self.max_bytes:
+                    self.rotate()
+                if self.fd < 0:
+                    self.open()
                 written = os.write(self.fd, chunk[: max(1, self.max_bytes - self.written)])
             except OSError as error:
                 if not self.lost_bytes:
@@ -220,15 +221,11 @@ class Log:
             return
 
     def rotate(self) -> None:
-        """Move the full file aside (the one moved before goes) and begin a new one."""
+        """Move the full file aside; the one moved before goes, and the next write begins a new one."""
         os.close(self.fd)
         self.fd = -1
-        try:
-            os.rename(self.path, self.path + ".1")  # noqa: PTH104
-        except OSError:
-            self.written = 0
-            return
-        self.open()
+        self.written = 0
+        os.rename(self.path, self.path + ".1")  # noqa: PTH104
 
 
 class Keeper:

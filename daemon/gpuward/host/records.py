@@ -89,7 +89,8 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One ended run, for ``gpuctl why``; memory in bytes per GPU UUID, empty where nobody knows it.
 
-    ``claim_bytes`` is what the run might use, ``total_bytes`` what the GPU has; ``step``: what was lowered after it.
+    ``claim_bytes`` is what the run might use, ``total_bytes`` what the GPU has; ``step``: what was lowered after it;
+    ``log_lost_bytes``: output that its log had no room for.
     """
 
     version: int
@@ -106,6 +107,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: dict[str, int] = {}
     samples: tuple[MemorySample, ...] = ()
     step: LadderStep | None = None
+    log_lost_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,6 @@ class Runs:
     def _write(self, spec: RunSpec, directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)  # the environment and the pool may hold secrets
         (directory / "sockets").mkdir(exist_ok=True)
-        spec.log.parent.mkdir(parents=True, exist_ok=True)
         (directory / "argv").write_bytes(_entries(spec.argv))
         (directory / "environ").write_bytes(_entries(f"{key}={value}" for key, value in spec.environment.items()))
         if spec.pool is not None:

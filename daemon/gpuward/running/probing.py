@@ -30,10 +30,12 @@ async def until_ready(
     tree: Callable[[], Collection[int]],
     missed: Callable[[str], None],
     asks: Callable[[], bool] = lambda: False,
+    output_trouble: Callable[[], str] = lambda: "",
 ) -> None:
     """Return when the run is ready; ``missed`` is told each time what is still missing. Asks ever more slowly.
 
-    ``asks``: whether a worker that serves a model is ready only when it has answered a request.
+    ``asks``: whether a worker that serves a model is ready only when it has answered a request. ``output_trouble``:
+    why its output is lost, empty where it is not.
     """
     if readiness.after_s is not None:
         missed(f"counts as ready {readiness.after_s:g} s after its start")
@@ -46,7 +48,7 @@ async def until_ready(
         pause_s = PAUSE_FIRST_S
         while True:
             if watch is not None:
-                ready, reason = watch.found(), f"waits for a line of output that matches {readiness.log_pattern!r}"
+                ready, reason = watch.found(), _awaited_line(readiness.log_pattern or "", output_trouble())
             else:
                 result = await check(readiness, tree, TIMEOUT_S)
                 if result.ready and readiness.model is not None and asks():
@@ -58,6 +60,11 @@ async def until_ready(
             missed(reason)
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, pause_s * 1.3)
+
+
+def _awaited_line(pattern: str, trouble: str) -> str:
+    reason = f"waits for a line of output that matches {pattern!r}"
+    return f"{reason}, but its output is being lost ({trouble}): that line may be, too" if trouble else reason
 
 
 async def _first_answer(readiness: Readiness, model: str) -> ProbeResult:

@@ -261,6 +261,7 @@ class Runner:
             started_s=handle.started_s,
             tree=handle.live.tree,
             missed=lambda reason: self._reports.submit(name, ProbeMissed(run, reason)),
+            output_trouble=lambda: self._equipment.runs.log_trouble(name, run),
             asks=lambda: (pool := self._reports.pool(name)) is not None and pool.liveness.canary,
         )
         self._reports.submit(name, BecameReady(run))

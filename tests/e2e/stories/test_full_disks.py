@@ -1,16 +1,16 @@
-"""Stories of a state directory that is full, broken or gone: workers are supervised, a command keeps its word."""
+"""Stories of directories that are full, broken or gone: workers are supervised, a command keeps its word."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
+from tests.e2e.small_disk import SmallDisk
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -22,37 +22,6 @@ gpus-per-worker = 1
 """
 
 
-class SmallDisk:
-    """A file system of 512 KiB and 200 inodes of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=512k,nr_inodes=200", "tmpfs", path], capture_output=True, check=False
-        )
-        if mounted.returncode != 0:
-            pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-
-    def fill(self) -> None:
-        """Leave neither a byte nor an inode."""
-        with (self.path / "filler").open("wb", buffering=0) as file:
-            while True:
-                try:
-                    file.write(bytes(4096))
-                except OSError:
-                    break
-        for number in range(1000):
-            try:
-                (self.path / f"inode-{number}").touch()
-            except OSError:
-                return
-
-    def clear(self) -> None:
-        for path in (self.path / "filler", *self.path.glob("inode-*")):
-            path.unlink(missing_ok=True)
-
-
 @pytest.fixture
 def disk(daemon: DaemonUnderTest) -> Iterator[SmallDisk]:
     """A small file system under the state directory of the daemon."""
@@ -60,7 +29,18 @@ def disk(daemon: DaemonUnderTest) -> Iterator[SmallDisk]:
     yield small
     if daemon.process is not None and daemon.process.poll() is None:
         daemon.stop()
-    subprocess.run(["umount", "--lazy", small.path], check=True)
+    small.close()
+
+
+@pytest.fixture
+def log_disk(daemon: DaemonUnderTest) -> Iterator[SmallDisk]:
+    """A small file system under the directory of the logs."""
+    (daemon.root / "st").mkdir()
+    small = SmallDisk(daemon.root / "st" / "logs")
+    yield small
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.stop()
+    small.close()
 
 
 def notices(daemon: DaemonUnderTest) -> str:
@@ -127,3 +107,43 @@ def test_a_state_directory_that_is_deleted_is_made_again_with_the_next_word(daem
     assert stopped.returncode == 0, stopped.stderr
     assert worker["goal"] == "down"
     daemon.until("m/1", lambda worker: worker["ready"])
+
+
+SAYS_UP = """
+[pool.u]
+engine = "command"
+command = ["/bin/sh", "-c", "echo up; exec sleep 1000"]
+gpus-per-worker = 0
+ready-log = "^up"
+start-timeout-s = 4
+stop-timeout-s = 1
+[pool.u.restart]
+max-failures = 0
+"""
+
+
+def test_output_that_a_full_disk_loses_is_told_and_named_where_a_start_waits_for_it(
+    daemon: DaemonUnderTest, log_disk: SmallDisk
+) -> None:
+    log_disk.fill()
+    daemon.start(SAYS_UP)
+
+    waits = daemon.until("u/0", lambda worker: "being lost" in worker["reason"])
+    told = eventually(lambda: "output of run 1 of u/0 was lost" in notices(daemon), within_s=10)
+    failed = daemon.until("u/0", lambda worker: worker["phase"] == "failed")
+    run = daemon.call("why", {"worker": "u/0"})["runs"][0]
+    log_disk.clear()
+    daemon.call("start", {"targets": ["u/0"]})
+    daemon.until("u/0", lambda worker: worker["ready"])
+
+    last = "waits for a line of output that matches '^up', but its output is being lost (No space left on device)"
+    assert waits["reason"].startswith(last)
+    assert told
+    assert failed["last_exit"]["cause"] == "start-timeout"
+    assert f"last: {last}" in run["reason"]
+    assert run["log_lost_bytes"] == len("up\n")
+    assert "3 bytes of its output were lost" in daemon.ctl("why", "u/0").stdout
+    assert "3 bytes of the output of run 1 of u/0 were lost" in daemon.ctl("logs", "u/0", "--run", "1").stderr
+    kinds = [event["kind"] for event in daemon.call("events", {"limit": 1000})["events"]]
+    assert kinds.count("output-lost") == 2
+    eventually(lambda: "was lost" not in notices(daemon), within_s=10)
