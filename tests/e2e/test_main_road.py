@@ -189,7 +189,8 @@ def test_diff_without_a_file_shows_what_the_edited_file_of_the_start_would_chang
 
 
 def test_scaling_a_pool_repeats_no_warnings_of_the_others(daemon: DaemonUnderTest) -> None:
-    daemon.start('[pool.scaled]\nmodel = "org/m"\nworkers = 2\n[pool.other]\nmodel = "org/m"\n')
+    without_effect = 'engine = "command"\ncommand = ["/bin/sleep", "900"]\nmax-model-len = 4096\ngpus-per-worker = 0\n'
+    daemon.start(f"[pool.scaled]\n{without_effect}workers = 2\n[pool.other]\n{without_effect}")
     daemon.all_ready()
 
     planned = daemon.ctl("plan", "fleet.toml", "-o", "json")

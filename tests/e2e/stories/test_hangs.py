@@ -114,7 +114,7 @@ def outlives(daemon: DaemonUnderTest, seconds: float) -> None:
 def test_a_frozen_engine_is_found_however_it_must_be_asked(daemon: DaemonUnderTest, settings: str) -> None:
     daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\n{settings}'))
     before = daemon.all_ready()["m/0"]
-    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
 
     freeze(engine_of(before))
     after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
@@ -129,7 +129,7 @@ def test_a_worker_that_serves_tls_becomes_ready_and_is_found_when_it_freezes(dae
     files = f'"--ssl-keyfile", "{daemon.root}/k.pem", "--ssl-certfile", "{daemon.root}/c.pem"'
     daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\nextra-args = [{files}]'))
     before = daemon.all_ready()["m/0"]
-    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
 
     freeze(engine_of(before))
     after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
@@ -177,11 +177,11 @@ def test_an_engine_that_sleeps_or_is_paused_is_left_alone(daemon: DaemonUnderTes
     port = daemon.all_ready()["m/0"]["port"]
 
     assert ask(port, "POST", how) == 200
-    eventually(lambda: liveness_of(daemon) == "asleep", within_s=10)
+    eventually(lambda: liveness_of(daemon) == "asleep", within_s=30)  # seen at each seventh look at a paused one
     outlives(daemon, 5)
 
     assert ask(port, "POST", "/wake_up") == 200
-    eventually(lambda: liveness_of(daemon) == "watched", within_s=10)
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
 
 
 ENGINES = """
