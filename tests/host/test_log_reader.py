@@ -103,7 +103,7 @@ def test_a_line_is_given_when_it_is_finished(log: Path, reader: LogReader) -> No
 def test_a_reader_that_looks_now_and_then_misses_nothing_of_what_a_keeper_writes(
     log: Path, reader: LogReader, every: int
 ) -> None:
-    keeper = Log(str(log), 1000)
+    keeper = Log(str(log), 1000, str(log.parent))
     lines = [f"line {number}" for number in range(1, 2001)]
     read: list[str] = []
 
