@@ -34,6 +34,8 @@ CONFIG = """
 directory = "{root}/endpoints"
 on-change = ["/bin/sh", "-c", "[ ! -s {root}/nginx.pid ] || exec {nginx} -p {root} -c {root}/nginx.conf -s reload"]
 settle-s = 0.5
+[inventory]
+sample-interval-s = 0.2
 """
 
 PROXY = """
@@ -43,7 +45,8 @@ daemon off;
 worker_processes 2;
 events {{}}
 http {{
-    access_log off;
+    log_format told '$uri $msec $request_time $status $upstream_addr';
+    access_log {root}/access.log told;
     client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
     uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
     include {root}/endpoints/*.nginx.conf;
@@ -90,6 +93,8 @@ class Clients:
                 answer = response.read().decode()
                 if response.status != 200:
                     failed = f"{response.status} {answer[:100]}"
+                elif '"length"' not in answer and '"abort"' not in answer:
+                    failed = f"not whole: {answer[-100:]}"
                 elif stream and not answer.endswith("data: [DONE]\n\n"):
                     failed = "a stream without an end"
             except (OSError, http.client.HTTPException) as error:
@@ -102,6 +107,29 @@ class Clients:
                 self.failed += [failed] if failed else []
             if failed:
                 time.sleep(0.05)  # a client that is refused does not hammer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What nginx says of one request, in seconds since the epoch: from ``asked_s`` to ``answered_s``.
+
+    ``refused``: nginx had nobody to send it to. ``address`` of the worker is empty then.
+    """
+
+    asked_s: float
+    answered_s: float
+    status: int
+    address: str
+
+    @property
+    def refused(self) -> bool:
+        return self.status == 502 and not self.address
+
+
+def an_answer(line: str) -> Answer:
+    """From a line of nginx' log: without a server that may be asked it names the upstream in place of an address."""
+    _, at, took, status, address = line.split()
+    return Answer(float(at) - float(took), float(at), int(status), address if ":" in address else "")
 
 
 class Proxied:
@@ -139,6 +167,20 @@ class Proxied:
         path = Path(self.daemon.root, "endpoints", "m.nginx.conf")
         return path.read_text() if path.exists() else ""
 
+    def listed_s(self) -> float:
+        """When the list was written that holds now, in seconds since the epoch."""
+        return Path(self.daemon.root, "endpoints", "m.nginx.conf").stat().st_mtime
+
+    def answers(self, clients: Clients) -> list[Answer]:
+        """All answers to the clients, as nginx has them in its log."""
+        path = self.daemon.root / "access.log"
+
+        def lines() -> list[str]:
+            return [line for line in path.read_text().splitlines() if line.startswith("/v1/completions ")]
+
+        eventually(lambda: len(lines()) >= clients.sent, within_s=5)
+        return [an_answer(line) for line in lines()]
+
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
@@ -157,7 +199,7 @@ class Proxied:
             eventually(lambda: clients.sent >= 8, within_s=20)
             event()
             after = clients.sent + 8
-            eventually(lambda: clients.sent >= after, within_s=20)
+            eventually(lambda: clients.sent >= after, within_s=40)
         finally:
             clients.over.set()
             for thread in threads:
