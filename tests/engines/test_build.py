@@ -334,7 +334,7 @@ def test_a_command_is_ready_as_its_pool_says(settings: dict[str, object], expect
     [
         ({"ready_url": "ftp://127.0.0.1:{port}/"}, "is not http://HOST:PORT/PATH"),
         ({"ready_url": "http://127.0.0.1:{prot}/"}, "is not a placeholder"),
-        ({"ready_log": "(open"}, "unterminated subpattern"),
+        ({"ready_log": "(open"}, r"missing \)|unterminated subpattern"),
     ],
 )
 def test_a_readiness_that_could_never_come_is_refused(settings: dict[str, object], message: str) -> None:

@@ -13,6 +13,7 @@ from gpuward.config.decode import Section, decode_table, unknown_key
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Remark
 from gpuward.config.host import MIB, HostSettings, SignatureRule
+from gpuward.config.patterns import compiled
 from gpuward.config.rules import (
     Rule,
     above,
@@ -127,7 +128,8 @@ def _signatures(tables: object, found: list[Remark]) -> list[dict[str, object]]:
 
 def _unfilled(keys: Mapping[str, object], section: Section) -> Iterator[Remark]:
     """Words in braces that no named group of the pattern fills."""
-    groups = re.compile(str(keys.get("pattern") or "")).groupindex
+    pattern = keys.get("pattern")
+    groups = compiled(str(pattern)).groupindex if pattern else {}
     for key in ("says", "hint"):
         for name in re.findall(r"\{([^}]*)\}", str(keys.get(key, ""))):
             if name not in groups:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gpuward.config.fleet import Pool
+from gpuward.config.patterns import BadPattern, compiled
 from gpuward.engines import programs
 from gpuward.engines.launch import CannotLaunch, Readiness, address
 
@@ -52,8 +53,8 @@ def readiness(pool: Pool, values: Mapping[str, str]) -> Readiness:
             raise CannotLaunch(f"pool '{pool.name}' has a ready-url that cannot be asked: {error}") from error
     if pool.ready_log is not None:
         try:
-            re.compile(pool.ready_log)
-        except re.error as error:
+            compiled(pool.ready_log)
+        except BadPattern as error:
             raise CannotLaunch(f"pool '{pool.name}' has ready-log {pool.ready_log!r}: {error}") from error
         return Readiness(log_pattern=pool.ready_log)
     return Readiness(after_s=ALIVE_BY_DEFAULT_S if pool.ready_after_s is None else pool.ready_after_s)

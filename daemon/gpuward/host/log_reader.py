@@ -7,12 +7,13 @@ only what was both written and overwritten between two calls. Writes nothing, de
 from __future__ import annotations
 
 import os
-import re
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from gpuward.config.patterns import compiled
 from gpuward.host.files import NoRecord, open_regular
 from gpuward.host.logs import decoded
 
@@ -100,25 +101,28 @@ class LogReader:
 
 
 class LogWatch:
-    """Looks for a pattern in what was written since it last looked."""
+    """Looks for a pattern in what was written since it last looked. `found` is for any thread but that of the loop."""
 
     def __init__(self, path: Path, pattern: str) -> None:
         """Watch the capture at ``path``, from its first byte kept, for the regular expression ``pattern``."""
         self._reader = LogReader(path)
-        self._pattern = re.compile(pattern)
+        self._pattern = compiled(pattern)
+        self._lock = threading.Lock()
 
     def found(self) -> bool:
         """Whether a line has matched; reads about 1 MiB, so what a flood wrote is looked at over several calls."""
-        search = self._pattern.search
-        if any(search(line.removeprefix("\r")) for line in self._reader.lines(WATCH_BYTES_MAX)):
-            return True
-        return bool(
-            search(self._reader.last_line().removeprefix("\r"))
-        )  # a prompt that waits for input has no end of line
+        with self._lock:
+            if any(map(self._matches, self._reader.lines(WATCH_BYTES_MAX))):
+                return True
+            return self._matches(self._reader.last_line())  # a prompt that waits for input has no end of line
 
     def close(self) -> None:
         """Let the file go."""
-        self._reader.close()
+        with self._lock:
+            self._reader.close()
+
+    def _matches(self, line: str) -> bool:
+        return bool(self._pattern.search(line.removeprefix("\r")))
 
 
 def _split(rest: bytes, block: bytes) -> list[bytes]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Literal
 
 from gpuward.config.host import SignatureRule
+from gpuward.config.patterns import Pattern, compiled
 
 
 class Cause(StrEnum):
@@ -45,7 +46,7 @@ class Signature:
 
     cause: Cause
     literal: str
-    pattern: re.Pattern[str]
+    pattern: Pattern
     says: str
     hint: str = ""
     permanent: bool = False
@@ -59,10 +60,10 @@ class Signature:
 def own_signatures(rules: Iterable[SignatureRule]) -> tuple[Signature, ...]:
     """Return the signatures that the host's settings add."""
     return tuple(
-        signature(
+        Signature(
             Cause(rule.cause),
             rule.contains,
-            rule.pattern or re.escape(rule.contains),
+            compiled(rule.pattern) if rule.pattern else re.compile(re.escape(rule.contains)),
             rule.says,
             hint=rule.hint,
             permanent=rule.permanent,

@@ -34,7 +34,9 @@ SHELL_SIGNAL_BASE: Final = 128
 USAGE_EXIT_CODE: Final = 2
 """Of argparse and most programs; alone it proves nothing."""
 
-LOG_PREFIX: Final = re.compile(r"^(?:\([^)]*\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?\s*")
+LOG_PREFIX: Final = re.compile(
+    r"^(?:\([^)]{0,80}\) )?(?:[A-Z]{1,8} [\d-]{1,10} [\d:]{1,15} \[[^\]]{0,200}\] )?\s{0,80}"
+)
 """What vLLM puts before a message: process, level, time, place."""
 
 OF_THE_POOL: Final = frozenset({"exec", "cwd", "launch"})

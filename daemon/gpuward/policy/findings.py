@@ -42,15 +42,15 @@ RUN_MARK: Final = "EngineCore encountered a fatal error"
 START_MARK: Final = "EngineCore failed to start"
 """vLLM's own words for the phase in which its engine ended (v1/engine/core.py)."""
 
-EXCEPTION: Final = re.compile(r"(?:^|[\s\]:])(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b: ?\S")
+EXCEPTION: Final = re.compile(r"(?:^|[\s\]:])(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception)\b: ?\S")
 WRAPPERS: Final = re.compile(
     r"EngineDeadError|Engine core initialization failed|Executor failed\.|Worker failed with error|KeyboardInterrupt"
     r"|MQLLMEngine is already dead|EngineCore encountered an issue"
 )
 """Exceptions that only carry the news of another; never the cause."""
 
-USAGE: Final = re.compile(r"^\S[^:]*: error: \S")
-HARMLESS: Final = re.compile(r"^(?:\([^)]*\) )?(?:INFO|DEBUG)[ :]")
+USAGE: Final = re.compile(r"^\S[^:]{0,200}: error: \S")
+HARMLESS: Final = re.compile(r"^(?:\([^)]{0,80}\) )?(?:INFO|DEBUG)[ :]")
 """Lines of these levels may quote anything, also a user's prompt."""
 
 

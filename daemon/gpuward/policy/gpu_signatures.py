@@ -10,7 +10,7 @@ from typing import Final
 
 from gpuward.policy.causes import Cause, signature
 
-_SIZE = r"[\d.]+ [KMGT]iB"
+_SIZE = r"[\d.]{1,10} [KMGT]iB"
 _AGAIN = "a new process usually helps (#44734); the same on this GPU again points to hardware"
 _LOADING = "more GPUs per worker, or a smaller or quantised model; while capturing graphs, lower gpu-memory-utilization"
 _SERVING = "if it repeats, lower gpu-memory-utilization by 0.02 to 0.05, or max-num-seqs"
@@ -28,7 +28,7 @@ _HARDWARE: Final = (
     signature(
         Cause.CUDA_FAULT,
         "CUDA error: ",
-        r"CUDA error: (?P<what>device-side assert|an illegal \w+|misaligned address|unspecified launch failure"
+        r"CUDA error: (?P<what>device-side assert|an illegal \w{1,20}|misaligned address|unspecified launch failure"
         r"|invalid program counter|hardware stack error|the launch timed out)",
         "CUDA failed: {what}",
         hint=_AGAIN,
@@ -36,7 +36,7 @@ _HARDWARE: Final = (
     signature(
         Cause.CUDA_FAULT,
         "Cuda failure",
-        r"Cuda failure (?:\d+ )?'(?P<what>(?!out of memory)[^']+)'",
+        r"Cuda failure (?:\d{1,4} )?'(?P<what>(?!out of memory)[^']{1,120})'",
         "NCCL met a CUDA failure: {what}",
         hint=_AGAIN,
     ),
@@ -55,8 +55,8 @@ _MEMORY_AT_START: Final = (
     signature(
         Cause.GPU_BUSY,
         "on startup is less than",
-        r"\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than desired (?P<kind>\w+) memory utilization "
-        r"\((?P<ratio>[\d.]+), (?P<need>[\d.]+) GiB\)",
+        r"\((?P<free>[\d.]{1,10})/(?P<total>[\d.]{1,10}) GiB\) on startup is less than desired "
+        r"(?P<kind>\w{1,10}) memory utilization \((?P<ratio>[\d.]{1,10}), (?P<need>[\d.]{1,10}) GiB\)",
         "{free} of {total} GiB were free at the start, gpu-memory-utilization {ratio} needs {need} GiB",
         hint=_HELD,
         phase="starting",
@@ -80,7 +80,8 @@ _MEMORY_AT_START: Final = (
     signature(
         Cause.KV_CACHE_TOO_SMALL,
         "on kv cache allocation is less than",
-        r"on kv cache allocation is less than requested memory for kv \((?P<room>-?[\d.]+)/(?P<total>[\d.]+) GiB\)",
+        r"on kv cache allocation is less than requested memory for kv "
+        r"\((?P<room>-?[\d.]{1,10})/(?P<total>[\d.]{1,10}) GiB\)",
         "nothing is left for the KV cache: {room} of {total} GiB after weights and activations",
         hint="raise gpu-memory-utilization, or use a smaller or quantised model",
         permanent=True,
@@ -99,8 +100,8 @@ _MEMORY_AT_START: Final = (
     signature(
         Cause.KV_CACHE_TOO_SMALL,
         "KV cache",
-        r"max seq len \((?P<wanted>\d+)\).*(?:estimated maximum model length is"
-        r"|maximum number of tokens that can be stored in KV cache) \(?(?P<offer>\d+)",
+        r"max seq len \((?P<wanted>\d{1,12})\).{0,400}(?:estimated maximum model length is"
+        r"|maximum number of tokens that can be stored in KV cache) \(?(?P<offer>\d{1,12})",
         "the KV cache holds {offer} tokens, one request may have {wanted}",
         hint="set max-model-len to {offer} or less, or raise gpu-memory-utilization",
         permanent=True,
@@ -119,9 +120,9 @@ _MEMORY_AT_START: Final = (
 
 _OUT_OF_MEMORY = (
     rf"(?:CUDA|HIP) out of memory\. Tried to allocate (?P<ask>{_SIZE})\."
-    rf" GPU \d+ has a total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free"
+    rf" GPU \d{{1,4}} has a total capacity of (?P<total>{_SIZE}) of which (?P<free>{_SIZE}) is free"
 )
-_OUT_OF_MEMORY_BARE = r"(?:CUDA|HIP) out of memory|CUDA error: out of memory|Cuda failure (?:\d+ )?'out of memory'"
+_OUT_OF_MEMORY_BARE = r"(?:CUDA|HIP) out of memory|CUDA error: out of memory|Cuda failure (?:\d{1,4} )?'out of memory'"
 
 _GPU_MEMORY: Final = (
     signature(
@@ -136,7 +137,7 @@ _GPU_MEMORY: Final = (
     signature(
         Cause.GPU_OOM_STARTUP,
         "out of memory. Tried",
-        _OUT_OF_MEMORY + rf".*?\bProcess (?P<pid>\d+) has (?P<held>{_SIZE}) memory in use",
+        _OUT_OF_MEMORY + rf".{{0,200}}?\bProcess (?P<pid>\d{{1,10}}) has (?P<held>{_SIZE}) memory in use",
         "the GPU ran out of memory while loading: {ask} asked, {free} of {total} free, process {pid} holds {held}",
         hint="end process {pid}, or place the worker elsewhere",
         phase="starting",
@@ -185,7 +186,7 @@ _GPU_MEMORY: Final = (
     signature(
         Cause.CUDA_FAULT,
         "CUBLAS_STATUS_",
-        r"CUBLAS_STATUS_(?P<what>\w+)",
+        r"CUBLAS_STATUS_(?P<what>\w{1,40})",
         "cuBLAS failed: {what}",
         hint=_AGAIN,
     ),

@@ -18,7 +18,7 @@ _PORTS: Final = (
     signature(
         Cause.PORT_CONFLICT,
         "DistNetworkError",
-        r"DistNetworkError: .*?port: (?P<port>\d+).*(?:EADDRINUSE|ddress already in use)",
+        r"DistNetworkError: (?>.{0,200}?port: (?P<port>\d{1,5})).{0,200}(?:EADDRINUSE|ddress already in use)",
         "another process took internal port {port} first",
         hint="a race for a free port: the next start takes another one",
         phase="starting",
@@ -26,7 +26,7 @@ _PORTS: Final = (
     signature(
         Cause.PORT_CONFLICT,
         "DistNetworkError",
-        r"DistNetworkError: .*(?:EADDRINUSE|ddress already in use)",
+        r"DistNetworkError: .{0,400}(?:EADDRINUSE|ddress already in use)",
         "another process took an internal port first",
         hint="a race for a free port: the next start takes another one",
         phase="starting",
@@ -34,7 +34,7 @@ _PORTS: Final = (
     signature(
         Cause.PORT_CONFLICT,
         "ZMQError: Address already in use",
-        r"ZMQError: Address already in use(?: \(addr='(?P<address>[^']*)'\))?",
+        r"ZMQError: Address already in use(?: \(addr='(?P<address>[^']{0,200})'\))?",
         "a side channel's port is taken by another process",
         hint=_OTHER_PORT,
         permanent=True,
@@ -43,7 +43,8 @@ _PORTS: Final = (
     signature(
         Cause.PORT_CONFLICT,
         "ddress already in use",
-        r"error while attempting to bind on address \('(?P<host>[^']*)', (?P<port>\d+)[^)]*\): .*already in use",
+        r"error while attempting to bind on address "
+        r"\('(?P<host>[^']{0,64})', (?P<port>\d{1,5})[^)]{0,64}\): .{0,64}already in",
         "port {port} on {host} is taken by another process",
         hint=_OTHER_PORT,
         permanent=True,
@@ -73,13 +74,13 @@ _CONFIG: Final = (
     _config("error: the following arguments are", r"required: (?P<what>.{1,120})", "missing arguments: {what}"),
     _config(
         "greater than the derived max_model_len",
-        r"max_model_len \((?P<asked>\d+)\) is greater .*?\((?:max_position_embeddings|\w+)=(?P<offer>\d+)",
+        r"max_model_len \((?P<asked>\d{1,12})\) is greater .{0,200}?\(\w{1,60}=(?P<offer>\d{1,12})",
         "max-model-len {asked} is more than the model's {offer}",
         hint="set max-model-len to {offer} or less",
     ),
     _config(
         "repo_name",
-        r"form 'repo_name' or 'namespace/repo_name': '(?P<model>[^']*)'",
+        r"form 'repo_name' or 'namespace/repo_name': '(?P<model>[^']{0,400})'",
         "there is no model at '{model}'",
         hint="the directory does not exist, so it was taken for the name of a repository; correct 'model'",
     ),
@@ -98,19 +99,19 @@ _CONFIG: Final = (
     ),
     _config(
         "model identifier",
-        r"(?P<model>\S+) is not a local folder and is not a valid model identifier",
+        r"(?:^|\s)(?P<model>\S{1,1000}) is not a local folder and is not a valid model identifier",
         "there is no model {model}",
         hint="correct 'model'",
     ),
     _config(
         "larger than the number of available GPUs",
-        r"World size \((?P<need>\d+)\) is larger than the number of available GPUs \((?P<have>\d+)\)",
+        r"World size \((?P<need>\d{1,6})\) is larger than the number of available GPUs \((?P<have>\d{1,6})\)",
         "the parallel sizes ask for {need} GPUs, the worker has {have}",
         hint="gpus-per-worker must be tensor-parallel-size x pipeline-parallel-size",
     ),
     _config(
         "invalid literal for int()",
-        r"invalid literal for int\(\).*'(?P<uuid>(?:GPU|MIG)-[^']*)'",
+        r"invalid literal for int\(\).{0,40}'(?P<uuid>(?:GPU|MIG)-[^']{0,80})'",
         "this vLLM cannot take the UUID {uuid} in CUDA_VISIBLE_DEVICES (#20939)",
         hint='set pin = "index" in the pool',
     ),
@@ -122,7 +123,7 @@ _CONFIG: Final = (
     ),
     _config(
         "validation error",
-        r"ValidationError: \d+ validation errors? for (?P<what>\w*(?:Config|Args))",
+        r"ValidationError: \d{1,4} validation errors? for (?P<what>\w{0,60}(?:Config|Args))",
         "vLLM refuses the values for its {what}",
         following=2,
     ),
@@ -134,25 +135,25 @@ _CONFIG: Final = (
     ),
     _config(
         "No module named",
-        r"python[\d.]*: .*?No module named '?(?P<what>[\w.]+)",
+        r"python[\d.]{0,8}: .{0,80}?No module named '?(?P<what>[\w.]{1,120})",
         "the interpreter has no module {what}",
         hint="install it in the environment of 'executable'",
     ),
-    _config("can't open file", r"can't open file '(?P<what>[^']+)'", "there is no program {what}"),
+    _config("can't open file", r"can't open file '(?P<what>[^']{1,400})'", "there is no program {what}"),
 )
 
 _ENGINE: Final = (
     signature(
         Cause.HANG,
         "timed out",
-        r"RPC call to (?P<what>\w+) timed out",
+        r"RPC call to (?P<what>\w{1,60}) timed out",
         "the engine waited in vain for its workers: {what} timed out",
         hint="restart the whole worker (#37250)",
     ),
     signature(
         Cause.HANG,
         "No available shared memory broadcast block",
-        r"No available shared memory broadcast block found in (?P<limit>\d+) seconds",
+        r"No available shared memory broadcast block found in (?P<limit>\d{1,6}) seconds",
         "the engine waited in vain for its workers, {limit} s more than once",
         hint="restart the whole worker (#37250)",
         phase="ready",  # while it compiles the same line is normal, also many times

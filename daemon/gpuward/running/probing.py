@@ -48,7 +48,8 @@ async def until_ready(
         pause_s = PAUSE_FIRST_S
         while True:
             if watch is not None:
-                ready, reason = watch.found(), _awaited_line(readiness.log_pattern or "", output_trouble())
+                found = await asyncio.to_thread(watch.found)
+                ready, reason = found, _awaited_line(readiness.log_pattern or "", output_trouble())
             else:
                 result = await check(readiness, tree, TIMEOUT_S)
                 if result.ready and readiness.model is not None and asks():

@@ -117,3 +117,15 @@ def test_a_file_with_a_byte_order_mark_is_the_same_file_for_everybody(daemon: Da
     assert daemon.call("status")["fleet"]["drift"] is False
     assert again.returncode == 0, again.stderr
     assert Path(path).read_bytes().startswith(b"\xef")
+
+
+def test_a_ready_log_without_end_keeps_nobody_waiting(daemon: DaemonUnderTest) -> None:
+    pytest.importorskip("re2", reason="this environment is older than requirements.lock: make venv")
+    script = f"echo {'a' * 40}b; echo up; exec sleep 600"
+    pool = f'[pool.x]\nengine = "command"\ncommand = ["/bin/sh", "-c", "{script}"]\ngpus-per-worker = 0\n'
+    daemon.start(pool + 'ready-log = "(a+)+$|^up$"\n')
+
+    with Pings(daemon.socket) as pings:
+        daemon.all_ready()
+
+    assert pings.slowest_s < 5
