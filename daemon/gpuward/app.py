@@ -287,7 +287,7 @@ def build(
 ) -> Parts:
     """Put everything together; CannotRun where the simulation that is asked for is none."""
     source = _source(options, settings, places.claims)
-    records, runs = Records(places.state), Runs(places.runtime / "runs")
+    records, runs = Records(places.state), Runs(places.runtime / "runs", places.logs)
     records.prepare()
     runs.prepare()
     sampler = Sampler(

@@ -18,7 +18,7 @@ from gpuward.gpu_care import GpuCare
 from gpuward.host.daemon_log import LogTarget
 from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import become_subreaper, has_terminal, reap
+from gpuward.host.process_setup import become_subreaper, has_terminal
 from gpuward.host.unit_job import pending_job
 from gpuward.lookout import Lookout
 from gpuward.planning import decoded, read_fleet_file, unreadable
@@ -85,7 +85,7 @@ class Daemon:
         loop.set_exception_handler(lambda _, context: _fail(failed, context))
         self._handle_signals(loop)
         become_subreaper()
-        reap()  # of the program that this process was before `gpuctl daemon reexec`
+        parts.equipment.reaper.reap()  # of the program that this process was before `gpuctl daemon reexec`
         parts.equipment.tick_s = self._notify.tick_s(parts.equipment.tick_s)
         parts.equipment.sampler.start(loop)
         if parts.equipment.xids is not None:
@@ -208,7 +208,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        loop.add_signal_handler(signal.SIGCHLD, reap)
+        loop.add_signal_handler(signal.SIGCHLD, self._parts.equipment.reaper.reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
 
     def _stop(self) -> None:

@@ -10,6 +10,7 @@ from gpuward.config.host import HostSettings
 from gpuward.engines.launch import HostContext
 from gpuward.host.cgroups import Cgroups
 from gpuward.host.leases import Leases
+from gpuward.host.process_setup import Reaper
 from gpuward.host.records import Records
 from gpuward.host.runs import Runs
 from gpuward.host.runtime_directory import RuntimeDirectory
@@ -36,6 +37,7 @@ class Equipment:
     leases: Leases
     logs: Path
     instance: str
+    reaper: Reaper = field(default_factory=Reaper)
     cgroups: Cgroups = field(default_factory=Cgroups)
     tick_s: float = 5.0
 

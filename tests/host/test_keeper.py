@@ -15,6 +15,7 @@ import pytest
 from tests.capabilities import without_the_right_to_kill_others
 from tests.waiting import eventually
 
+from gpuward.host.keeper import END_UNWRITTEN
 from gpuward.host.processes import alive, find_marked, identify, tree
 from gpuward.host.runs import Ending, Runs, RunSpec, Spawned, StillRunning
 
@@ -308,6 +309,39 @@ def test_output_that_is_lost_on_a_full_disk_is_said_at_once_and_counted(bench: B
     ending = bench.end(spawned)
 
     assert (trouble, ending.log_lost_bytes) == ("No space left on device", 100)
+
+
+def unwritable(directory: Path) -> None:
+    """Keep the keeper from writing its end record there."""
+    (directory / ".end.new").unlink()
+    (directory / ".end.new").mkdir()
+
+
+def test_an_end_that_cannot_be_written_in_the_run_directory_is_written_beside_the_log(bench: Bench) -> None:
+    log = bench.root / "logs" / "pool/0" / "1.log"
+    spawned = bench.python("import signal; signal.pause()", log=log)
+    main = bench.main_pid()
+    unwritable(spawned.directory)
+
+    os.kill(main, signal.SIGSEGV)
+    _, status = os.waitpid(spawned.keeper_pid, 0)
+    ending = Runs(bench.runs.root, bench.root / "logs").ending("pool/0", 1)
+
+    assert status == 0
+    assert ending is not None
+    assert ending.signal == signal.SIGSEGV
+
+
+def test_an_end_that_cannot_be_written_at_all_is_told_by_the_exit_status(bench: Bench) -> None:
+    spawned = bench.python("import signal; signal.pause()")
+    main = bench.main_pid()
+    unwritable(spawned.directory)
+    (bench.root / "1.log.end").mkdir()
+
+    os.kill(main, signal.SIGKILL)
+    _, status = os.waitpid(spawned.keeper_pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == END_UNWRITTEN
 
 
 def test_the_worker_inherits_no_descriptor_and_no_lock(bench: Bench) -> None:

@@ -344,6 +344,13 @@ def test_a_lost_keeper_is_a_crash_that_says_so() -> None:
     assert "keeper was killed" in verdict.reason
 
 
+def test_a_keeper_that_could_not_write_the_end_was_not_killed() -> None:
+    verdict = classify(RunEnd(code=None, signal=None, phase="ready", unwritten=True), ("serving",))
+
+    assert verdict.cause is Cause.CRASH
+    assert verdict.reason.startswith("it ended while serving; its keeper could not write how")
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "cause", "permanent"),
     [

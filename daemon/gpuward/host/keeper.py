@@ -8,7 +8,8 @@ decides and never restarts.
 It outlives upgrades of everything else, so it imports nothing of gpuward and only the standard library, and speaks
 through files in the run directory (``VERSION`` is their format). In: ``spec`` (``key value`` lines), ``argv`` and
 ``environ`` (NUL after each entry, as in /proc). Out, each written whole by rename: ``keeper``, ``started``, ``end``
-(``key value`` lines), and ``log-lost`` when output cannot be written for the first time.
+(``key value`` lines), and ``log-lost`` when output cannot be written for the first time. Where ``end`` cannot be
+written it goes beside the log, as ``LOG.end``; where that is impossible too, the exit status is END_UNWRITTEN.
 
 ``_signal`` and not ``signal``: the same functions without the enums, 0.7 MiB less in each of many keepers.
 """
@@ -34,6 +35,7 @@ TRACKER_S = 2.0
 SIGNAL_MAX = 64
 IMPATIENT_S = 5.0  # after this, what cannot be killed (state D, another user's) is looked at once a second
 RESERVED_BYTES = 4096
+END_UNWRITTEN = 74  # exit status of a keeper that could not write the end record anywhere (EX_IOERR, sysexits.h)
 
 
 PASSING_ERRORS = (errno.ENOMEM, errno.EAGAIN, errno.ETXTBSY, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
@@ -256,9 +258,12 @@ class Keeper:
     def announce(self) -> None:
         """Say that a keeper exists, before anything can go wrong, and take the room for the end record."""
         pid = os.getpid()
-        with open(f"{self.directory}/.end.new", "wb") as file:  # noqa: PTH123
-            file.write(bytes(RESERVED_BYTES))
-        write_pairs(self.directory, "keeper", [("pid", pid), ("start_ticks", start_ticks(pid))])
+        try:
+            with open(f"{self.directory}/.end.new", "wb") as file:  # noqa: PTH123
+                file.write(bytes(RESERVED_BYTES))
+            write_pairs(self.directory, "keeper", [("pid", pid), ("start_ticks", start_ticks(pid))])
+        except OSError as error:
+            raise CannotStartNow("record", f"the keeper cannot write in {self.directory}: {error.strerror}") from None
 
     def take_leases(self) -> None:
         """Lock each GPU's lease file, shared or alone; the locks go when this process goes."""
@@ -415,8 +420,8 @@ class Keeper:
             own = ""
         return (int(own), "run") if own else (oom_kills() - self.oom_kills_before, "host")
 
-    def end(self, log: Log | None, error: str = "", *, kind: str = "", passing: bool = False) -> None:
-        """Write how the run ended."""
+    def end(self, log: Log | None, error: str = "", *, kind: str = "", passing: bool = False) -> int:
+        """Write how the run ended; return the exit status."""
         status = self.main_status
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else ""
         number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else ""
@@ -437,19 +442,25 @@ class Keeper:
             ("oom_kills_of", of),
             ("log_lost_bytes", log.lost_bytes if log else 0),
         ]
-        os.makedirs(self.directory, 0o700, exist_ok=True)  # noqa: PTH103 - somebody may have deleted it meanwhile
-        write_pairs(self.directory, "end", pairs)
+        beside, name = os.path.split(self.word("log", "/dev/null"))
+        for directory, file in ((self.directory, "end"), (beside, f"{name}.end")):
+            try:
+                os.makedirs(directory, 0o700, exist_ok=True)  # noqa: PTH103 - somebody may have deleted it meanwhile
+                write_pairs(directory, file, pairs)
+            except OSError:
+                continue
+            return 0
+        return END_UNWRITTEN
 
-    def run(self) -> None:
-        """Live through the run."""
-        self.announce()
+    def run(self) -> int:
+        """Live through the run; return the exit status."""
         try:
+            self.announce()
             self.take_leases()
             output = self.start()
         except (CannotStart, OSError) as error:
             kind = error.kind if isinstance(error, CannotStart) else "resource"
-            self.end(None, str(error), kind=kind, passing=isinstance(error, CannotStartNow))
-            return
+            return self.end(None, str(error), kind=kind, passing=isinstance(error, CannotStartNow))
         log = Log(self.word("log", "/dev/null"), int(self.word("log_max_bytes", "67108864")), self.directory)
         unsaid = ""
         at = [("at", f"{time.time():.6f}"), ("monotonic", f"{time.monotonic():.6f}")]
@@ -463,12 +474,13 @@ class Keeper:
         self.wait(output, log)
         self.kill_rest()
         self.drain(output, log)
-        self.end(log, unsaid, kind="resource" if unsaid else "", passing=bool(unsaid))
+        status = self.end(log, unsaid, kind="resource" if unsaid else "", passing=bool(unsaid))
         if self.word("cgroup", ""):
             try:
                 os.rmdir(self.word("cgroup", ""))  # noqa: PTH106
             except OSError:
-                return  # a scope: systemd removes it after us
+                return status  # a scope: systemd removes it after us
+        return status
 
 
 def main() -> None:
@@ -480,7 +492,7 @@ def main() -> None:
     if os.getsid(0) != os.getpid():
         os.setsid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    Keeper(sys.argv[1]).run()
+    sys.exit(Keeper(sys.argv[1]).run())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from gpuward.host.keeper import PR_SET_CHILD_SUBREAPER, prctl
 
+REMEMBERED = 4096
+"""Ends of children that nobody has asked for yet."""
+
 LOCK_NAME = "gpuward.lock"
 
 
@@ -87,8 +90,21 @@ def lock_directory(directory: Path) -> int:
     return fd
 
 
-def reap() -> None:
-    """Collect every child that has ended: keepers, whose ends are on record, and orphans."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+class Reaper:
+    """Collects every child that has ended: keepers and orphans; the newest ends are remembered."""
+
+    def __init__(self) -> None:
+        self._codes: dict[int, int] = {}
+
+    def reap(self) -> None:
+        """Collect those that have ended by now."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self._codes[ended[0]] = os.waitstatus_to_exitcode(ended[1])
+                if len(self._codes) > REMEMBERED:
+                    del self._codes[next(iter(self._codes))]
+
+    def code(self, pid: int) -> int | None:
+        """How a child has ended: its exit code, or a signal as a negative number; None for who was none. Told once."""
+        self.reap()
+        return self._codes.pop(pid, None)

@@ -100,10 +100,11 @@ class Ending:
 
 
 class Runs:
-    """All run directories of one daemon, below ``root``."""
+    """All run directories of one daemon, below ``root``; ``logs``: where their output goes, `log_path`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, logs: Path | None = None) -> None:
         self.root = root
+        self._logs = logs if logs is not None else root
         self._keeper = root.parent / "keeper.pyc"
         self._compiled = b""
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -171,9 +172,13 @@ class Runs:
         return pairs_of(self.directory(worker, run) / "spec")
 
     def ending(self, worker: str, run: int) -> Ending | None:
-        """The end record; None where the keeper wrote none."""
+        """The end record; None where the keeper wrote none. It is beside the log where there was no room for it."""
+        beside = self._logs / worker / f"{run}.log.end"
+        return self._ending(self.directory(worker, run) / "end") or self._ending(beside)
+
+    def _ending(self, path: Path) -> Ending | None:
         try:
-            pairs = _pairs_in(self.directory(worker, run) / "end")
+            pairs = _pairs_in(path)
             word = {key: values[0] for key, values in pairs.items()}
             return Ending(
                 at=float(word["at"]),
@@ -254,6 +259,7 @@ class Runs:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, spec: RunSpec, directory: Path) -> None:
+        Path(f"{spec.log}.end").unlink(missing_ok=True)  # of a start that was refused under the same number
         directory.mkdir(mode=0o700, exist_ok=True)  # the environment and the pool may hold secrets
         (directory / "sockets").mkdir(exist_ok=True)
         (directory / "argv").write_bytes(_entries(spec.argv))

@@ -49,7 +49,8 @@ class RunEnd:
 
     ``oom_kills``: kills by the kernel for want of memory during the run, on the whole host, or of the run's own
     processes where ``oom_proven``. ``commanded``: somebody asked for this end. ``phase``: the last one that was proved.
-    ``keeper_lost``: the keeper wrote no end record, so code and signal are not known. ``start_timed_out``: it was
+    ``keeper_lost``: the keeper wrote no end record, so code and signal are not known; ``unwritten``: it could not.
+    ``start_timed_out``: it was
     stopped because it was not ready in time; ``unready``: what was missing then. ``hung``: it was killed because it
     made no progress; what was seen. ``swept``: processes of it were left when its main process had ended, and were
     killed. ``ending``: why the daemon was ending it, None where it was not.
@@ -62,6 +63,7 @@ class RunEnd:
     commanded: bool = False
     phase: Literal["starting", "ready"] = "starting"
     keeper_lost: bool = False
+    unwritten: bool = False
     start_timed_out: bool = False
     hung: str = ""
     unready: str = ""
@@ -256,6 +258,8 @@ def _crash(end: RunEnd, findings: Findings, *, running: bool) -> Verdict:
     when = "while serving" if running else "while starting"
     if end.keeper_lost:
         reason = "its keeper was killed, and the worker with it: how it ended is not known"
+    elif end.unwritten:
+        reason = f"it ended {when}; its keeper could not write how: no room in the run's directory nor beside its log"
     elif findings.silent_death and not findings.exception:
         reason = f"a process of the engine died without a word {when} ({_how(end)})"
     else:

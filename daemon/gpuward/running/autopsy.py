@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpuward.engines.launch import CannotLaunch
+from gpuward.host.keeper import END_UNWRITTEN
 from gpuward.host.processes import Identity
 from gpuward.host.runs import Ending, Runs
 from gpuward.policy import findings
@@ -24,7 +25,8 @@ from gpuward.running.reading import LogReading
 class DeadRun:
     """A run whose keeper is gone, and what the daemon knew of it.
 
-    ``stopped_at``: wall time at which the daemon itself began to end it; None where it did not.
+    ``stopped_at``: wall time at which the daemon itself began to end it; None where it did not. ``keeper_code``: the
+    exit code of the keeper, a signal as a negative number; None where it was no child of this daemon's.
     """
 
     worker: str
@@ -39,6 +41,7 @@ class DeadRun:
     unready: str = ""
     stopped_at: float | None = None
     ending: EndedFor | None = None
+    keeper_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ def examine(runs: Runs, dead: DeadRun, swept: int = 0) -> Examined:
     ending = runs.ending(dead.worker, dead.run)
     lost = ending is None
     if ending is None:
-        error = runs.stillborn(dead.worker, dead.run)
+        error = runs.stillborn(dead.worker, dead.run) or _unable(runs, dead)
         ending = _made_up(error=error, kind="prepare" if error else "", killed=swept, passing=bool(error))
     end = RunEnd(
         code=ending.code,
@@ -75,7 +78,8 @@ def examine(runs: Runs, dead: DeadRun, swept: int = 0) -> Examined:
         oom_proven=ending.oom_proven,
         commanded=dead.commanded,
         phase=dead.phase,
-        keeper_lost=lost,
+        keeper_lost=lost and dead.keeper_code != END_UNWRITTEN,
+        unwritten=lost and dead.keeper_code == END_UNWRITTEN,
         start_timed_out=dead.start_timed_out,
         hung=dead.hung,
         unready=dead.unready,
@@ -83,6 +87,14 @@ def examine(runs: Runs, dead: DeadRun, swept: int = 0) -> Examined:
         ending=dead.ending,
     )
     return Examined(dead=dead, ending=ending, end=end, log=_read(dead, ending))
+
+
+def _unable(runs: Runs, dead: DeadRun) -> str:
+    """Why a keeper that ended by itself has neither started its worker nor told why; empty where it was another way."""
+    if dead.main is not None or not dead.keeper_code or dead.keeper_code < 0:
+        return ""
+    directory = runs.directory(dead.worker, dead.run)
+    return f"its keeper could not start it (exit code {dead.keeper_code}) and nothing could be written in {directory}"
 
 
 def _read(dead: DeadRun, ending: Ending) -> findings.Findings:

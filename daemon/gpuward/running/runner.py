@@ -308,6 +308,8 @@ class Runner:
         worker = self._reports.worker(name)
         if worker is not None:
             dead = self._dead(worker, handle.marker, handle.live.main, handle.reading)
+            if handle.live.keeper_pid is not None:
+                dead = replace(dead, keeper_code=self._equipment.reaper.code(handle.live.keeper_pid))
             if handle.died_unasked:
                 dead = replace(dead, commanded=False, stopped_at=None)
             self._task(self._examine(dead))

@@ -147,3 +147,21 @@ def test_output_that_a_full_disk_loses_is_told_and_named_where_a_start_waits_for
     kinds = [event["kind"] for event in daemon.call("events", {"limit": 1000})["events"]]
     assert kinds.count("output-lost") == 2
     eventually(lambda: "was lost" not in notices(daemon), within_s=10)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["but beside the log", "nor beside the log"])
+def test_an_end_that_cannot_be_written_in_the_run_directory(daemon: DaemonUnderTest, beside: bool) -> None:
+    daemon.start(SAYS_UP.replace("exec sleep 1000", "sleep 1000; exit 9"))
+    worker = daemon.all_ready()["u/0"]
+    reserved = daemon.root / "rt" / "runs" / "u" / "0" / "1" / ".end.new"
+    reserved.unlink()
+    reserved.mkdir()
+    if not beside:
+        (daemon.root / "st" / "logs" / "u" / "0" / "1.log.end").mkdir()
+
+    os.kill(worker["pid"], signal.SIGSEGV)
+    last = daemon.until("u/0", lambda worker: worker["phase"] == "failed")["last_exit"]
+
+    assert last["signal"] == (signal.SIGSEGV if beside else None)
+    assert ("its keeper could not write how" in last["reason"]) is not beside
+    assert "was killed" not in last["reason"]
