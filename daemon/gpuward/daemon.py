@@ -28,11 +28,16 @@ from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Goal, Phase
 from gpuward.policy.ports import PortsExhausted
+from gpuward.policy.reasons import By
 from gpuward.supervisor import Supervisor
 from gpuward.takeover import Takeover
 
 ANSWER_LEAVES_S = 0.1
 """Pause between the decision to leave and the end of the sockets: the answer to who asked for it goes first."""
+
+
+SIGHUP = By(uid=None, user="SIGHUP")
+"""Who sent a signal is not known."""
 
 
 class CannotRun(Exception):
@@ -232,9 +237,9 @@ class Daemon:
         else:
             self._halt()
 
-    def detach(self, reason: str, *, replace: bool = False) -> None:
+    def detach(self, reason: str, *, replace: bool = False, by: By | None = None) -> None:
         """End this daemon and leave every worker running for the next one; it may go on in this very process."""
-        self._parts.supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon")
+        self._parts.supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon", by=by)
         self.replaced = replace
         if replace:
             self._notify.reloading()
@@ -264,7 +269,7 @@ class Daemon:
     def _reload(self) -> None:
         self._notify.reloading()
         try:
-            document = self._parts.commands.reload()
+            document = self._parts.commands.reload(by=SIGHUP)
             self._parts.supervisor.journal.note("reloaded", f"revision {document['revision']} is applied")
         except Refusal as refusal:
             self._parts.supervisor.journal.note("reload-refused", str(refusal), level="warning")

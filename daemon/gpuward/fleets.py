@@ -23,6 +23,7 @@ from gpuward.planning import Decoded, FleetText, Planner, Proposal, read_fleet_f
 from gpuward.policy.apply import Applied, apply, more_than_a_roll, roll_outdated
 from gpuward.policy.fleet import begin_roll, settle
 from gpuward.policy.life import Goal
+from gpuward.policy.reasons import By, named
 from gpuward.policy.reload import definition, outdated
 from gpuward.supervisor import Supervisor
 
@@ -84,22 +85,22 @@ class Fleets:
     def _applied(self) -> Fleet | None:
         return self.stored.fleet if self.stored is not None else None
 
-    def apply(self, proposal: Proposal, *, unsaved: bool = False, force: bool = False) -> int:
+    def apply(self, proposal: Proposal, *, unsaved: bool = False, force: bool = False, by: By | None = None) -> int:
         """Make a proposal that fits the fleet; return its revision. Durable before any worker is touched.
 
         OSError where it cannot be saved, PortsExhausted where too many ports are taken: nothing has changed then.
         ``unsaved``: go on where it cannot be saved, for want of a fleet the workers would have none at all. ``force``:
-        neither the last ready worker of a pool nor what would not come back is spared.
+        neither the last ready worker of a pool nor what would not come back is spared. ``by``: who asked.
         """
         assert proposal.fleet is not None
         assert proposal.plan.ok
         if self.stored is not None and self.changes_nothing(proposal):
             return self._keep_revision(self.stored, proposal)
         ports = self.planner.ports(proposal.fleet)
-        applied = Applied(proposal.fleet, proposal.plan, proposal.changes, ports, force)
+        applied = Applied(proposal.fleet, proposal.plan, proposal.changes, ports, force, by)
         stored = self._next(proposal.fleet, proposal.source, whole=not proposal.left)
         self._save(stored, unsaved=unsaved)
-        self._become(stored, summary(proposal.changes))
+        self._become(stored, summary(proposal.changes), by)
         self._tell_unenforced(proposal.fleet)
         self._supervisor.command(lambda state, now_s: apply(state, applied, now_s))
         self.look_for_drift()
@@ -115,17 +116,19 @@ class Fleets:
         self.look_for_drift()
         return stored.revision
 
-    def roll(self, name: str, proposal: Proposal, *, force: bool = False) -> int:
+    def roll(self, name: str, proposal: Proposal, *, force: bool = False, by: By | None = None) -> int:
         """Give one pool the definition of a proposal that changes nothing else, worker by worker; else as `apply`."""
         assert proposal.fleet is not None
         assert self.stored is not None
         pool, earlier = proposal.fleet.pool(name), self.stored.fleet.pool(name)
         back_to = earlier if definition(earlier) != definition(pool) else None
-        begun = begin_roll(self._supervisor.state, pool, back_to, force=force)
+        begun = begin_roll(self._supervisor.state, pool, back_to, force=force, by=by)
         stored = structs.replace(self._next(proposal.fleet, proposal.source), rolls=dict(begun.rolls))
         self._save(stored, unsaved=False)
-        self._become(stored, f"pool {name} is rolled to it")
-        self._supervisor.command(lambda state, now_s: settle(begin_roll(state, pool, back_to, force=force), now_s))
+        self._become(stored, f"pool {name} is rolled to it", by)
+        self._supervisor.command(
+            lambda state, now_s: settle(begin_roll(state, pool, back_to, force=force, by=by), now_s)
+        )
         self.look_for_drift()
         return stored.revision
 
@@ -141,9 +144,10 @@ class Fleets:
             rolls=dict(self._supervisor.state.rolls),
         )
 
-    def _become(self, stored: StoredFleet, what: str) -> None:
+    def _become(self, stored: StoredFleet, what: str, by: By | None = None) -> None:
         self.stored = stored
-        self._supervisor.journal.note("fleet-applied", f"revision {stored.revision} of {stored.source}: {what}")
+        told = named(f"revision {stored.revision} of {stored.source}: {what}", by)
+        self._supervisor.journal.note("fleet-applied", told, by=by)
 
     def _keep_rolls(self) -> None:
         """Keep how far rolls have come; a pool that one has taken back to its earlier definition is a new revision."""

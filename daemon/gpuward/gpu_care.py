@@ -23,6 +23,7 @@ from gpuward.policy.life import Condemned, Phase
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.modes import barred_gpus
 from gpuward.policy.preflight import would_not_return
+from gpuward.policy.reasons import By
 from gpuward.policy.spare import spared
 from gpuward.policy.watch import Use, Watch, judge
 from gpuward.supervisor import Supervisor
@@ -81,17 +82,21 @@ class GpuCare:
         """Take an error in that is simulated."""
         self.xid(XidSeen(uuid=gpu.uuid, code=code, at=time.time()))
 
-    def command(self, verb: Literal["cordon", "uncordon", "clear"], gpu: Gpu, reason: str) -> None:
+    def command(self, verb: Literal["cordon", "uncordon", "clear"], gpu: Gpu, reason: str, by: By | None) -> None:
         """Do what the operator says about a GPU. Raises NotPossible, and OSError where it cannot be kept."""
         match verb:
             case "cordon":
-                outcome = policy.cordoned(self.health, gpu, reason)
+                outcome = policy.cordoned(self.health, gpu, reason, by)
             case "uncordon":
-                outcome = policy.uncordoned(self.health, gpu, reason)
+                outcome = policy.uncordoned(self.health, gpu, reason, by)
             case "clear":
-                outcome = policy.cleared(self.health, gpu, reason, time.time())
+                outcome = policy.cleared(self.health, gpu, reason, time.time(), by)
         self._save(outcome[0])
         self._take(outcome)
+
+    def tell(self, kind: str, reason: str, by: By | None) -> None:
+        """Note what was done about the GPUs by command."""
+        self._supervisor.journal.note(kind, reason, by=by)
 
     @property
     def _snapshot(self) -> Snapshot:
@@ -107,9 +112,8 @@ class GpuCare:
                 self._supervisor.journal.note("state-not-saved", f"cannot save gpus.json: {error.strerror}")
         for note in notes:
             gpu = self._snapshot.gpu(note.uuid)
-            self._supervisor.journal.note(
-                note.kind, note.reason, gpu=gpu.index if gpu else None, level="warning" if note.warns else "info"
-            )
+            index, level = gpu.index if gpu else None, "warning" if note.warns else "info"
+            self._supervisor.journal.note(note.kind, note.reason, gpu=index, level=level, by=note.by)
         closed = barred_gpus(self._snapshot) | self.health.closed(self._snapshot)
         if closed != self._supervisor.state.closed:
             self._supervisor.command(lambda state, now_s: settle(replace(state, closed=closed), now_s))

@@ -12,10 +12,11 @@ from structlog.typing import FilteringBoundLogger
 
 from gpuward.policy.life import Phase, Worker
 from gpuward.policy.phases import at_present
+from gpuward.policy.reasons import By
 
 KEPT = 4096
 _WARNING_PHASES = frozenset({Phase.BACKOFF, Phase.RELEASING, Phase.FAILED})
-
+_LOGGED = frozenset({"worker", "gpu", "run", "cause", "by"})
 
 YEAR_10000 = 253402300800.0
 """The first second that a date of four digits cannot name; a clock that was never set, or set wrong, may be there."""
@@ -52,7 +53,7 @@ class Journal:
         cause = new.last_exit.cause if new.last_exit and (old is None or old.last_exit != new.last_exit) else None
         level = "warning" if new.phase in _WARNING_PHASES and before is not Phase.BACKOFF else "info"
         reason = at_present(new, time.monotonic())
-        self.note(f"worker-{new.phase}", reason, worker=new.name, run=new.run, cause=cause, level=level)
+        self.note(f"worker-{new.phase}", reason, worker=new.name, run=new.run, cause=cause, level=level, by=new.by)
 
     def note(
         self,
@@ -64,8 +65,9 @@ class Journal:
         run: int | None = None,
         cause: str | None = None,
         level: str = "info",
+        by: By | None = None,
     ) -> None:
-        """Something happened."""
+        """Something happened; ``by``: who asked for it."""
         self.seq += 1
         event: dict[str, Any] = {
             "epoch": self.epoch,
@@ -79,9 +81,9 @@ class Journal:
         }
         if cause is not None:
             event["cause"] = cause
+        if by is not None:
+            event["by"] = by.user
         self._kept.append(event)
         self._publish(event)
-        fields = {
-            key: value for key, value in event.items() if key in {"worker", "gpu", "run", "cause"} and value is not None
-        }
+        fields = {key: value for key, value in event.items() if key in _LOGGED and value is not None}
         getattr(self.log, level)(kind, reason=reason, **fields)

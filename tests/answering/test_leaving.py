@@ -13,14 +13,18 @@ from gpuward.answering.leaving import Leaving
 from gpuward.control.server import Refusal
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.life import Phase, Worker
+from gpuward.policy.reasons import By
+
+BOB = By(uid=1000, user="bob")
 
 
 @dataclass
 class ALife:
     ended: str = ""
+    by: By | None = None
 
-    def detach(self, reason: str, *, replace: bool = False) -> None:
-        self.ended = reason
+    def detach(self, reason: str, *, replace: bool = False, by: By | None = None) -> None:
+        self.ended, self.by = reason, by
 
 
 def leaving(*, halting: bool = False) -> tuple[Leaving, ALife]:
@@ -36,10 +40,10 @@ def leaving(*, halting: bool = False) -> tuple[Leaving, ALife]:
 def test_detach_tells_who_goes_on_and_ends_the_life() -> None:
     under_test, life = leaving()
 
-    answer = asyncio.run(under_test.answer("detach"))
+    answer = asyncio.run(under_test.answer("detach", BOB))
 
     assert answer["workers"] == ["m/0"]
-    assert life.ended == "gpuctl daemon detach"
+    assert (life.ended, life.by) == ("gpuctl daemon detach (bob)", BOB)
 
 
 @pytest.mark.parametrize("op", ["detach", "reexec"])
@@ -47,6 +51,6 @@ def test_a_daemon_that_stops_its_workers_is_not_left_half_way(op: str) -> None:
     under_test, life = leaving(halting=True)
 
     with pytest.raises(Refusal, match="stopping its workers") as refused:
-        asyncio.run(under_test.answer(op))
+        asyncio.run(under_test.answer(op, BOB))
 
     assert (refused.value.code, life.ended) == ("shutting-down", "")

@@ -141,7 +141,7 @@ def test_a_cordoned_gpu_gets_no_new_worker_and_its_own_goes_on(daemon: DaemonUnd
     daemon.call("scale", {"pool": "m", "workers": 2})
     grown = daemon.all_ready()
 
-    assert cordoned.stdout.startswith("GPU 1 is cordoned (burns in)")
+    assert cordoned.stdout.startswith("GPU 1 is cordoned (burns in, by ")
     assert (grown["m/0"]["pid"], grown["m/1"]["gpus"]) == (before["pid"], [2])
     assert daemon.ctl("gpu", "clear", "1").returncode == 6
     assert daemon.ctl("gpu", "cordon", "8").returncode == 4

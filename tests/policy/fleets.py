@@ -9,6 +9,7 @@ from gpuward.policy.apply import Applied, Ports, apply
 from gpuward.policy.fleet import FleetState, Outcome
 from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot
 from gpuward.policy.placement import place
+from gpuward.policy.reasons import By
 from gpuward.policy.reload import compare
 
 GIB = 1024**3
@@ -39,7 +40,9 @@ def a_snapshot(gpus: int = 4, *, at_s: float = 0.0, used: Mapping[int, int] | No
     )
 
 
-def applied(state: FleetState, pools: Iterable[Pool], old: Fleet | None = None, now_s: float = 0.0) -> Outcome:
+def applied(
+    state: FleetState, pools: Iterable[Pool], old: Fleet | None = None, now_s: float = 0.0, by: By | None = None
+) -> Outcome:
     """Plan a fleet on the state's own snapshot and apply it, as the daemon does."""
     fleet = Fleet(pools=tuple(pools))
     devices = {name: worker.device_uuids for name, worker in state.workers.items() if not worker.removed}
@@ -47,4 +50,4 @@ def applied(state: FleetState, pools: Iterable[Pool], old: Fleet | None = None, 
     assert plan.ok, plan.problems
     names = [name for pool in fleet.pools for name in pool.worker_names]
     ports = {name: Ports(block=20000 + 64 * number, serves_on=None) for number, name in enumerate(names)}
-    return apply(state, Applied(fleet, plan, compare(old, fleet, devices, plan), ports), now_s)
+    return apply(state, Applied(fleet, plan, compare(old, fleet, devices, plan), ports, by=by), now_s)

@@ -16,6 +16,7 @@ from gpuward.policy.health import Health, NotPossible, Quarantine, XidSeen
 from gpuward.policy.inventory import Gpu, Snapshot, Vitals
 from gpuward.policy.life import BecameReady, LastExit, Phase, RunEnded, StartRun, Terminate
 from gpuward.policy.placement import place
+from gpuward.policy.reasons import By
 from gpuward.policy.spare import spared
 from gpuward.policy.xids import XIDS, xid_of
 
@@ -140,6 +141,18 @@ def test_clear_is_for_quarantines_and_uncordon_for_cordons() -> None:
         policy.cleared(cordoned, a_gpu(0), "done", NOW)
 
 
+def test_a_cordon_tells_who_gave_it_and_how_it_ends() -> None:
+    bob = By(uid=1000, user="bob")
+
+    plain, notes = policy.cordoned(Health(), a_gpu(1), "", bob)
+    burning, _ = policy.cordoned(Health(), a_gpu(1), "burns in", bob)
+    gone, ended = policy.uncordoned(burning, a_gpu(1), "", bob)
+
+    assert plain.closed(a_snapshot(2))["GPU-1"] == "GPU 1 is cordoned (by bob); to use it again: gpuctl gpu uncordon 1"
+    assert burning.closed(a_snapshot(2))["GPU-1"].startswith("GPU 1 is cordoned (burns in, by bob)")
+    assert (gone, [note.by for note in (*notes, *ended)]) == (Health(), [bob, bob])
+
+
 def test_a_gpu_that_is_still_lost_cannot_be_cleared() -> None:
     health, _ = after_xids(79)
 
@@ -149,7 +162,7 @@ def test_a_gpu_that_is_still_lost_cannot_be_cleared() -> None:
 
 def test_what_is_out_of_service_survives_as_json() -> None:
     health, _ = after_xids(109, 48)
-    health, _ = policy.cordoned(health, a_gpu(1), "mine")
+    health, _ = policy.cordoned(health, a_gpu(1), "mine", By(uid=None, user="SIGHUP"))
 
     assert msgspec.json.decode(msgspec.json.encode(health), type=Health) == health
 
@@ -179,7 +192,7 @@ def test_a_closed_gpu_gets_no_new_worker_and_says_so_where_it_is_missed() -> Non
         True,
     )
     assert named.problems[0].code == "gpu-excluded"
-    assert "GPU 1 is cordoned (burns in); gpuctl gpu uncordon 1" in named.problems[0].message
+    assert "GPU 1 is cordoned (burns in); to use it again: gpuctl gpu uncordon 1" in named.problems[0].message
 
 
 def test_a_worker_waits_for_its_closed_gpu_and_starts_when_it_is_back() -> None:

@@ -83,17 +83,18 @@ class Commands:
             raise Refusal("failed", f"cannot {request.op}: internal error: {type(error).__name__}: {error}") from error
 
     async def _answer(self, request: ask.Request, peer: Peer) -> Document:
+        by = _person(peer)
         match request.args:
             case ask.FileArgs() as args:
-                return self._plan_or_apply(args, await _decoded(args))
+                return self._plan_or_apply(args, await _decoded(args), by)
             case ask.DiffArgs() | ask.ReloadArgs() as args:
-                return await self._diff(args) if isinstance(args, ask.DiffArgs) else self.reload(args)
+                return await self._diff(args) if isinstance(args, ask.DiffArgs) else self.reload(args, by=by)
             case ask.TargetArgs() as args:
-                return self._targets(request.op, args, _person(peer))
+                return self._targets(request.op, args, by)
             case ask.ScaleArgs() as args:
-                return self._scale(args)
+                return self._scale(args, by)
             case ask.RollArgs() as args:
-                return self._roll(args, await _decoded(args.file) if args.file is not None else None)
+                return self._roll(args, await _decoded(args.file) if args.file is not None else None, by)
             case ask.OperationArgs() as args:
                 return await self._operation(args)
             case ask.LogsArgs() as args:
@@ -104,12 +105,12 @@ class Commands:
             case ask.EventsArgs() as args:
                 return self._events(args)
             case ask.GpuArgs() | ask.InventoryArgs() | ask.SimArgs() as args:
-                return await self._gpus.answer(args)
+                return await self._gpus.answer(args, by)
             case ask.WhyArgs() as args:
                 worker = self._worker(args.worker)
                 return self._views.why(worker, self._equipment.records.history(worker.name))
             case _ if request.op in {"detach", "reexec"}:
-                return await self.leaving.answer(request.op)
+                return await self.leaving.answer(request.op, by)
             case _:
                 return self._plain(request.op)
 
@@ -148,9 +149,9 @@ class Commands:
         stored = self._fleets.stored
         return [pool.name for pool in stored.fleet.pools] if stored is not None else []
 
-    def _plan_or_apply(self, args: ask.FileArgs, file: Decoded) -> Document:
+    def _plan_or_apply(self, args: ask.FileArgs, file: Decoded, by: By | None) -> Document:
         if isinstance(args, ask.ApplyArgs):
-            return self._apply(args, file)
+            return self._apply(args, file, by)
         return plan_document(self._fleets.propose(file, prune=args.prune).plan)
 
     async def _diff(self, args: ask.DiffArgs) -> Document:
@@ -162,7 +163,7 @@ class Commands:
         document = self._foreseen(self._fleets.propose(start_file, prune=True))
         return {**document, **self._views.fleet(), "file": str(self._fleets.start_file)}
 
-    def _apply(self, args: ask.ApplyArgs, file: Decoded) -> Document:
+    def _apply(self, args: ask.ApplyArgs, file: Decoded, by: By | None) -> Document:
         expected = args.expected_revision
         if expected is not None and expected != self._fleets.revision:
             message = (
@@ -170,13 +171,13 @@ class Commands:
                 f"not {expected} as when it was compared; look at the difference again"
             )
             raise Refusal("revision-changed", message)
-        return self._applied(self._fleets.propose(file, prune=args.prune), "apply", force=args.force)
+        return self._applied(self._fleets.propose(file, prune=args.prune), "apply", by, force=args.force)
 
-    def reload(self, args: ask.ReloadArgs | None = None) -> Document:
+    def reload(self, args: ask.ReloadArgs | None = None, *, by: By | None) -> Document:
         """Apply the file that the daemon was started with; what it does not name any more goes."""
         args = args or ask.ReloadArgs()
         proposal = self._fleets.propose(decoded(self._start_file("reload")), prune=True)
-        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "reload", force=args.force)
+        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "reload", by, force=args.force)
 
     def _start_file(self, verb: Literal["reload", "compare"]) -> FleetText:
         path = self._fleets.start_file
@@ -188,21 +189,21 @@ class Commands:
         except (OSError, ValueError) as error:
             raise Refusal("bad-file", f"cannot read {path}: {unreadable(error)}") from None
 
-    def _scale(self, args: ask.ScaleArgs) -> Document:
+    def _scale(self, args: ask.ScaleArgs, by: By | None) -> Document:
         try:
             proposal = self._fleets.propose_scale(args.pool, args.workers)
         except KeyError:
             pools = ", ".join(self._pools())
             known = f"there are {pools}" if pools else "no fleet is applied yet"
             raise Refusal("no-such-worker", f"there is no pool {args.pool!r}; {known}") from None
-        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "scale", force=args.force)
+        return self._foreseen(proposal) if args.dry_run else self._applied(proposal, "scale", by, force=args.force)
 
     def _foreseen(self, proposal: Proposal) -> Document:
         """What applying would do and stop; nothing is done."""
         foresight = foresight_document(self._beforehand.of_proposal(proposal))
         return {**self._views.proposal(proposal), "foresight": foresight}
 
-    def _applied(self, proposal: Proposal, verb: Verb, *, force: bool) -> Document:
+    def _applied(self, proposal: Proposal, verb: Verb, by: By | None, *, force: bool) -> Document:
         document = self._views.proposal(proposal)
         if not proposal.plan.ok:
             raise _nothing_applied(proposal, document)
@@ -214,7 +215,7 @@ class Commands:
         if proposal.fleet is not None:
             rolling = rolled_pools(state, proposal.fleet.pools, proposal.plan, proposal.changes)
         document["changed"] = not self._fleets.changes_nothing(proposal)
-        document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal, force=force))
+        document["revision"] = self._save_or_refuse(lambda: self._fleets.apply(proposal, force=force, by=by))
         targets = [self._target_after_apply(name, before.get(name)) for name in self._touched(proposal)]
         if not targets and not document["changed"]:  # says what is being rolled to: its end is waited for
             rolling = tuple(state.rolls)
@@ -251,7 +252,7 @@ class Commands:
 
     def _targets(self, op: str, args: ask.TargetArgs, by: By | None) -> Document:
         if op == "reset":
-            return self._reset(args)
+            return self._reset(args, by)
         workers = self._of_the_fleet(op, args, self._resolve(args))
         if args.dry_run:
             return self._stops(self._beforehand.of_workers(op, workers), workers)
@@ -273,7 +274,7 @@ class Commands:
             raise Refusal("failed", f"{op} is under way, but {'; '.join(unsaved)}")
         return {"operation": operation.id, "workers": [worker.name for worker in workers]}
 
-    def _roll(self, args: ask.RollArgs, file: Decoded | None) -> Document:
+    def _roll(self, args: ask.RollArgs, file: Decoded | None, by: By | None) -> Document:
         """Restart a pool one worker after the other, with what a file says of it where there is one."""
         workers = [worker for worker in self._resolve(ask.TargetArgs(targets=(args.pool,))) if worker.goal is Goal.UP]
         pool = self._supervisor.state.pools.get(args.pool)
@@ -294,9 +295,9 @@ class Commands:
         if not args.force:
             self._beforehand.check_workers(workers, {pool.name: new})
         if proposal is not None:
-            self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal, force=args.force))
+            self._save_or_refuse(lambda: self._fleets.roll(pool.name, proposal, force=args.force, by=by))
         else:
-            change = partial(policy.begin_roll, pool=pool, force=args.force)
+            change = partial(policy.begin_roll, pool=pool, force=args.force, by=by)
             self._supervisor.command(lambda state, now_s: policy.settle(change(state), now_s))
         targets = [
             replace(_target("restart", worker), ready_in_run=worker.run)
@@ -311,7 +312,7 @@ class Commands:
     def _stops(self, foresight: Foresight, workers: Iterable[Worker]) -> Document:
         return {"workers": [worker.name for worker in workers], "foresight": foresight_document(foresight)}
 
-    def _reset(self, args: ask.TargetArgs) -> Document:
+    def _reset(self, args: ask.TargetArgs, by: By | None) -> Document:
         """Undo ladders; what has none is left alone."""
         workers = [worker for worker in self._resolve(args) if worker.steps]
         if args.dry_run:
@@ -321,7 +322,7 @@ class Commands:
         targets = [_target("restart", worker) for worker in workers if worker.goal is Goal.UP]
         operation = self._supervisor.operations.begin("reset", targets)
         names = [worker.name for worker in workers]
-        self._supervisor.command(lambda state, now_s: policy.reset(state, names, now_s))
+        self._supervisor.command(lambda state, now_s: policy.reset(state, names, now_s, by))
         self._supervisor.operations.look(self._supervisor.state)
         return {"operation": operation.id, "workers": names}
 

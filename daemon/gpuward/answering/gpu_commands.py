@@ -11,6 +11,7 @@ from gpuward.equipment import Equipment
 from gpuward.gpu_care import GpuCare
 from gpuward.policy.health import NotPossible
 from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.reasons import By, named
 
 GpuRequest: TypeAlias = ask.GpuArgs | ask.InventoryArgs | ask.SimArgs
 
@@ -52,20 +53,20 @@ class GpuCommands:
         self._views = views
         self._simulation = simulation
 
-    async def answer(self, args: GpuRequest) -> Document:
+    async def answer(self, args: GpuRequest, by: By | None) -> Document:
         """Answer one request, or raise Refusal."""
         match args:
             case ask.GpuArgs():
-                return self._gpu(args)
+                return self._gpu(args, by)
             case ask.InventoryArgs():
-                return await self._inventory(args)
+                return await self._inventory(args, by)
             case ask.SimArgs():
                 return self._simulate(args)
 
-    def _gpu(self, args: ask.GpuArgs) -> Document:
+    def _gpu(self, args: ask.GpuArgs, by: By | None) -> Document:
         gpu = self._known(args.gpu)
         try:
-            self._care.command(args.action, gpu, args.reason)
+            self._care.command(args.action, gpu, args.reason, by)
         except NotPossible as error:
             raise Refusal("refused", str(error)) from None
         except OSError as error:
@@ -84,13 +85,14 @@ class GpuCommands:
     def _snapshot(self) -> Snapshot:
         return self._equipment.sampler.latest
 
-    async def _inventory(self, args: ask.InventoryArgs) -> Document:
+    async def _inventory(self, args: ask.InventoryArgs, by: By | None) -> Document:
         """Let the driver go, or take it up again; the workers do not notice."""
         sampler, xids = self._equipment.sampler, self._equipment.xids
         if args.action == "resume":
             sampler.resume()
             if xids is not None:
                 xids.resume()
+            self._care.tell("inventory-resumed", named("the driver is asked again by command", by), by)
             return {"state": "ok", "reason": "the driver is asked again"}
         try:
             await sampler.release()
@@ -102,6 +104,7 @@ class GpuCommands:
             sampler.resume()
             within_s = self._equipment.settings.inventory.deadline_s
             raise Refusal("failed", f"cannot release the driver: a call hangs in it since {within_s:g} s") from None
+        self._care.tell("inventory-released", named("the driver was let go by command", by), by)
         return {"state": self._snapshot.state, "reason": self._snapshot.reason}
 
     def _simulate(self, args: ask.SimArgs) -> Document:

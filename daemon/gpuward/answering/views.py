@@ -106,6 +106,7 @@ class Views:
             "goal": worker.goal,
             "ready": worker.phase is Phase.READY,
             "reason": at_present(worker, now_s),
+            "by": worker.by.user if worker.by is not None else None,
             "gpus": [by_uuid[uuid].index for uuid in uuids if uuid in by_uuid],
             "gpu_uuids": list(uuids),
             "pid": handle.live.main_pid if handle is not None else None,

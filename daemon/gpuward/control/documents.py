@@ -70,6 +70,7 @@ class Worker(TypedDict):
     goal: str
     ready: bool
     reason: str
+    by: NotRequired[str | None]
     gpus: list[int]
     gpu_uuids: list[str]
     pid: int | None
@@ -314,7 +315,7 @@ class LogChunk(TypedDict):
 
 
 class Event(TypedDict):
-    """One event, from op ``events`` or the PUB socket."""
+    """One event, from op ``events`` or the PUB socket; ``by``: who asked for it, where somebody did."""
 
     epoch: int
     seq: int
@@ -324,6 +325,8 @@ class Event(TypedDict):
     gpu: str | int | None
     reason: str
     run: int | None
+    cause: NotRequired[str]
+    by: NotRequired[str]
 
 
 class EventPage(TypedDict):

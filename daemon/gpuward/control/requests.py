@@ -133,7 +133,7 @@ class GpuArgs(Args, frozen=True, kw_only=True):
 
     action: Literal["cordon", "uncordon", "clear"]
     gpu: Count | Name
-    reason: Annotated[str, Meta(min_length=1, max_length=1000)]
+    reason: Annotated[str, Meta(max_length=1000)] = ""
 
 
 class InventoryArgs(Args, frozen=True, kw_only=True):

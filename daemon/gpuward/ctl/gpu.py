@@ -32,7 +32,7 @@ def gpu_arguments(parser: ArgumentParser) -> None:
     """Arguments of ``gpu``."""
     parser.add_argument("action", choices=("cordon", "uncordon", "clear"), help="clear ends a quarantine")
     parser.add_argument("gpu", metavar="GPU", help="PCI-order index or UUID")
-    parser.add_argument("--reason", default="by command", help="for status and events")
+    parser.add_argument("--reason", default="", help="shown by status and events beside who asked")
 
 
 def gpu(args: Namespace, client: Client, screen: Screen) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from gpuward.config.fleet import Fleet, Pool, Remark
-from gpuward.policy.fleet import LEFT_THE_FLEET, FleetState, Outcome, step, with_roll, with_worker
+from gpuward.policy.fleet import FleetState, Outcome, departure_of, step, with_roll, with_worker
 from gpuward.policy.life import (
     Event,
     Goal,
@@ -18,6 +18,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.plan import Plan
+from gpuward.policy.reasons import By
 from gpuward.policy.reload import Change, definition
 from gpuward.policy.roll import Roll
 
@@ -34,7 +35,7 @@ class Ports:
 class Applied:
     """A fleet with everything that was worked out about it; ``ports`` by worker.
 
-    ``force``: what would not come back, and the last ready worker of a pool, are not spared.
+    ``force``: what would not come back, and the last ready worker of a pool, are not spared. ``by``: who asked.
     """
 
     fleet: Fleet
@@ -42,6 +43,7 @@ class Applied:
     changes: tuple[Change, ...]
     ports: Mapping[str, Ports]
     force: bool = False
+    by: By | None = None
 
 
 def rolled_pools(state: FleetState, pools: Iterable[Pool], plan: Plan, changes: Iterable[Change]) -> tuple[str, ...]:
@@ -99,16 +101,22 @@ def apply(state: FleetState, applied: Applied, now_s: float) -> Outcome:
         # another definition: what it lacked may fit now
         if change is not None and (change.action == "restart" or change.stopped):
             state = with_worker(state, replace(state.workers[name], steps=()))
-        event = _event_for(state.workers[name], change)
+        event = _event_for(state.workers[name], change, applied.by)
         if event is not None:
             events.append((name, event))
     for pool_name, roll in in_turn.items():
         state = with_roll(state, pool_name, roll)
-    names = {name for _, name in wanted}
+    names, in_fleet = {name for _, name in wanted}, {pool.name for pool in fleet.pools}
     for worker in tuple(state.workers.values()):
         if worker.name not in names and not worker.removed:
-            state = with_worker(state, replace(worker, removed=True))
-            events += [(worker.name, LEFT_THE_FLEET)] if applied.force or worker.goal is Goal.DOWN else []
+            leaves = replace(
+                worker,
+                removed=True,
+                leaves_as="scale" if worker.pool in in_fleet else "left-fleet",
+                leaves_by=applied.by,
+            )
+            state = with_worker(state, leaves)
+            events += [(worker.name, departure_of(leaves))] if applied.force or worker.goal is Goal.DOWN else []
     return step(_in_fleet_order(state, [name for _, name in wanted]), events, now_s)
 
 
@@ -137,6 +145,7 @@ def _roll_of(state: FleetState, pool: Pool, applied: Applied) -> Roll:
         places={one.name: one.device_uuids for one in left if one.name in moved},
         force=applied.force,
         asked=f"{', '.join(keys)} changed" if keys else "its GPUs change",
+        by=applied.by,
     )
 
 
@@ -220,16 +229,18 @@ def _placed(state: FleetState, pool: str, name: str, applied: Applied) -> Worker
     return replace(worker, device_uuids=devices, port_block=ports.block, port=port)
 
 
-def _event_for(worker: Worker, change: Change | None) -> Event | None:
+def _event_for(worker: Worker, change: Change | None, by: By | None) -> Event | None:
     if worker.removed:
-        return StartAsked()
+        return StartAsked(by)
     if change is None or change.action not in {"restart", "move"} or worker.goal is Goal.DOWN:
         return None
-    return RestartAsked(change.reason, "definition")
+    return RestartAsked(change.reason, "move" if change.action == "move" else "definition", by)
 
 
 def _in_fleet_order(state: FleetState, names: list[str]) -> FleetState:
     """Order workers as the file does (listings show them so); clear the mark of those that are wanted."""
-    ordered = {name: replace(state.workers[name], removed=False) for name in names}
+    ordered = {
+        name: replace(state.workers[name], removed=False, leaves_as="left-fleet", leaves_by=None) for name in names
+    }
     rest = {name: worker for name, worker in state.workers.items() if name not in ordered}
     return replace(state, workers={**ordered, **rest})

@@ -32,9 +32,9 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.moving import moved as elsewhere
-from gpuward.policy.phases import enter, waiting
+from gpuward.policy.phases import enter, onward, waiting
 from gpuward.policy.preflight import would_not_return
-from gpuward.policy.reasons import Wait
+from gpuward.policy.reasons import By, Wait
 from gpuward.policy.retiring import may_retire
 from gpuward.policy.roll import Roll, next_look_s, reason_of, roll_on
 from gpuward.policy.taking import Seen
@@ -81,7 +81,11 @@ class FleetState:
         return tuple(worker for worker in self.workers.values() if worker.pool == pool)
 
 
-LEFT_THE_FLEET = StopAsked("no longer in the fleet", "left-fleet")
+def departure_of(worker: Worker) -> StopAsked:
+    """What ends a worker that is no longer part of the fleet."""
+    why = "scaled down" if worker.leaves_as == "scale" else "no longer in the fleet"
+    return StopAsked(why, worker.leaves_as, worker.leaves_by)
+
 
 Outcome = tuple[FleetState, tuple[Effect, ...]]
 
@@ -113,7 +117,7 @@ def observe(state: FleetState, snapshot: Snapshot, now_s: float, holders: Holder
     return state, (*effects, *orphans(state.workers, snapshot, holders))
 
 
-def reset(state: FleetState, names: Iterable[str], now_s: float) -> Outcome:
+def reset(state: FleetState, names: Iterable[str], now_s: float, by: By | None = None) -> Outcome:
     """Undo the ladders of these workers; one that is wanted up starts again as its pool says."""
     events: list[tuple[str, Event]] = []
     for name in names:
@@ -121,7 +125,8 @@ def reset(state: FleetState, names: Iterable[str], now_s: float) -> Outcome:
         if worker.steps:
             state = with_worker(state, replace(worker, steps=()))
             if worker.goal is Goal.UP:
-                events.append((name, RestartAsked(f"{len(worker.steps)} steps of its ladder undone by command")))
+                undone = f"{len(worker.steps)} steps of its ladder undone by command"
+                events.append((name, RestartAsked(undone, "reset", by)))
     return step(state, events, now_s)
 
 
@@ -152,14 +157,16 @@ def settle(state: FleetState, now_s: float) -> Outcome:
     return state, tuple(effects)
 
 
-def begin_roll(state: FleetState, pool: Pool, earlier: Pool | None = None, *, force: bool = False) -> FleetState:
+def begin_roll(
+    state: FleetState, pool: Pool, earlier: Pool | None = None, *, force: bool = False, by: By | None = None
+) -> FleetState:
     """Have the workers of a pool restarted one after the other, on the GPUs that they have, once it is settled.
 
     ``earlier``: the definition to go back to at the first failure, where ``pool`` is another.
     """
     members = [worker for worker in state.members(pool.name) if worker.goal is Goal.UP and not worker.removed]
     steps = {worker.name: worker.steps for worker in members if worker.steps and earlier is not None}
-    begun = Roll(left=tuple(worker.name for worker in members), earlier=earlier, steps=steps, force=force)
+    begun = Roll(left=tuple(worker.name for worker in members), earlier=earlier, steps=steps, force=force, by=by)
     return with_roll(replace(state, pools={**state.pools, pool.name: pool}), pool.name, begun)
 
 
@@ -204,7 +211,9 @@ def _restart_in_roll(state: FleetState, roll: Roll, name: str, now_s: float) -> 
     if place and not _taken_by_others(state, name, place):
         worker = replace(worker, device_uuids=place)
     pool = state.pools[worker.pool]
-    restarted, effects = step_worker(worker, RestartAsked(reason_of(roll), "roll"), pool, now_s)
+    restarted, effects = step_worker(
+        worker, RestartAsked(reason_of(roll), "roll", None if roll.goes_back else roll.by), pool, now_s
+    )
     return with_worker(state, restarted), effects
 
 
@@ -235,7 +244,7 @@ def _advance(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker | 
     if worker.deadline_s is not None and now_s >= worker.deadline_s:
         return step_worker(worker, DeadlinePassed(), state.pool_of(worker), now_s)
     if worker.removed and worker.goal is Goal.UP and may_retire(state.workers, worker):
-        return step_worker(worker, LEFT_THE_FLEET, state.pool_of(worker), now_s)
+        return step_worker(worker, departure_of(worker), state.pool_of(worker), now_s)
     match worker.phase:
         case Phase.STOPPED if worker.removed:
             return None, (Forget(worker.name),)
@@ -277,8 +286,8 @@ def _releasing(state: FleetState, worker: Worker, now_s: float) -> Worker:
         again_s = look_at_s if look_at_s is not None and look_at_s > now_s else None
         return waiting(replace(worker, deadline_s=again_s), missing)
     if now_s < worker.not_before_s:
-        return enter(worker, Phase.BACKOFF, worker.why, now_s)
-    return enter(worker, Phase.BLOCKED, worker.why, now_s, wait=missing)
+        return onward(worker, Phase.BACKOFF, now_s)
+    return onward(worker, Phase.BLOCKED, now_s, wait=missing)
 
 
 def _blocked(state: FleetState, worker: Worker, now_s: float) -> tuple[Worker, tuple[Effect, ...]]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from gpuward.config.host import XidSettings
 from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.reasons import By, asked_with
 from gpuward.policy.xids import AGAIN_WITHIN_S, xid_of
 
 Value = TypeVar("Value")
@@ -48,10 +49,12 @@ class Quarantine:
 class Health:
     """GPUs out of service, by UUID. ``recent``: when a code that is bad only in series was seen: ``UUID/CODE``.
 
-    ``cleared``: when a quarantine was ended by command last, wall time.
+    ``cordons``: the reason that was given, ``cordoned_by``: who gave the command. ``cleared``: when a quarantine was
+    ended by command last, wall time.
     """
 
     cordons: Mapping[str, str] = field(default_factory=dict)
+    cordoned_by: Mapping[str, By] = field(default_factory=dict)
     quarantines: Mapping[str, Quarantine] = field(default_factory=dict)
     recent: Mapping[str, float] = field(default_factory=dict)
     cleared: Mapping[str, float] = field(default_factory=dict)
@@ -62,7 +65,8 @@ class Health:
         sentences = {}
         for uuid, why in self.cordons.items():
             name = names.get(uuid, uuid)
-            sentences[uuid] = f"GPU {name} is cordoned ({why}); gpuctl gpu uncordon {name} takes it back"
+            cordoned = asked_with(f"GPU {name} is cordoned", why, self.cordoned_by.get(uuid))
+            sentences[uuid] = f"{cordoned}; to use it again: gpuctl gpu uncordon {name}"
         for uuid, quarantine in self.quarantines.items():
             name = names.get(uuid, uuid)
             since = datetime.fromtimestamp(quarantine.since, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -80,6 +84,7 @@ class Note:
     uuid: str
     reason: str
     warns: bool = True
+    by: By | None = None
 
 
 Outcome = tuple[Health, tuple[Note, ...]]
@@ -152,29 +157,35 @@ def trouble_of(gpu: Gpu) -> str:
     return ""
 
 
-def cordoned(health: Health, gpu: Gpu, reason: str) -> Outcome:
+def cordoned(health: Health, gpu: Gpu, reason: str, by: By | None = None) -> Outcome:
     """Take a GPU out of service by command."""
-    note = Note(kind="gpu-cordoned", uuid=gpu.uuid, reason=f"GPU {gpu.index}: {reason}", warns=False)
-    return replace(health, cordons={**health.cordons, gpu.uuid: reason}), (note,)
+    told = asked_with(f"GPU {gpu.index} is cordoned", reason, by)
+    note = Note(kind="gpu-cordoned", uuid=gpu.uuid, reason=told, warns=False, by=by)
+    known = _without(health.cordoned_by, gpu.uuid)
+    cordoned_by = {**known, gpu.uuid: by} if by is not None else known
+    return replace(health, cordons={**health.cordons, gpu.uuid: reason}, cordoned_by=cordoned_by), (note,)
 
 
-def uncordoned(health: Health, gpu: Gpu, reason: str) -> Outcome:
+def uncordoned(health: Health, gpu: Gpu, reason: str, by: By | None = None) -> Outcome:
     """Take a cordon back; where there is none nothing changes."""
     if gpu.uuid not in health.cordons:
         return health, ()
-    note = Note(kind="gpu-uncordoned", uuid=gpu.uuid, reason=f"GPU {gpu.index}: {reason}", warns=False)
-    return replace(health, cordons=_without(health.cordons, gpu.uuid)), (note,)
+    told = asked_with(f"GPU {gpu.index} is no longer cordoned", reason, by)
+    note = Note(kind="gpu-uncordoned", uuid=gpu.uuid, reason=told, warns=False, by=by)
+    cordoned_by = _without(health.cordoned_by, gpu.uuid)
+    return replace(health, cordons=_without(health.cordons, gpu.uuid), cordoned_by=cordoned_by), (note,)
 
 
-def cleared(health: Health, gpu: Gpu, reason: str, at: float) -> Outcome:
+def cleared(health: Health, gpu: Gpu, reason: str, at: float, by: By | None = None) -> Outcome:
     """End a quarantine by command. Raises NotPossible where there is none, or what it is for goes on."""
     quarantine = health.quarantines.get(gpu.uuid)
     if quarantine is None:
         raise NotPossible(f"cannot clear GPU {gpu.index}: it is not quarantined")
     if trouble := trouble_of(gpu):
         raise NotPossible(f"cannot clear GPU {gpu.index} yet: {trouble}")
-    sentence = f"GPU {gpu.index}: {reason}; it was quarantined for {quarantine.reason}"
-    note = Note(kind="gpu-cleared", uuid=gpu.uuid, reason=sentence, warns=False)
+    told = asked_with(f"the quarantine of GPU {gpu.index} is over", reason, by)
+    sentence = f"{told}; it was quarantined for {quarantine.reason}"
+    note = Note(kind="gpu-cleared", uuid=gpu.uuid, reason=sentence, warns=False, by=by)
     return replace(_ended(health, gpu.uuid), cleared={**health.cleared, gpu.uuid: at}), (note,)
 
 

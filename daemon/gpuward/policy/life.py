@@ -82,7 +82,9 @@ class Worker:
     ``left``: processes of its run that SIGKILL has not ended.
     ``halted``: stopped by the daemon's own stop, to be started again with it. ``removed``: goes when stopped.
     ``ending``: why its run is being ended, ``wait``: what it waits for where it is, ``why``: how it came there;
-    ``reason`` is what people are told of these (`phases.sentence`). ``then`` is of records of earlier versions.
+    ``reason`` is what people are told of these (`phases.sentence`), ``by`` who brought it there, None where nobody did.
+    ``leaves_as`` and ``leaves_by``: the kind of its ending, and who asked, where it is ``removed``. ``then`` is of
+    records of earlier versions.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Worker:
     phase: Phase = Phase.STOPPED
     reason: str = "never started"
     why: str = ""
+    by: By | None = None
     wait: Wait | None = None
     ending: Ending | None = None
     since_s: float = 0.0
@@ -121,6 +124,8 @@ class Worker:
     killed: bool = False
     halted: bool = False
     removed: bool = False
+    leaves_as: EndingKind = "left-fleet"
+    leaves_by: By | None = None
     last_exit: LastExit | None = None
     left: tuple[Left, ...] = ()
 

@@ -6,18 +6,32 @@ from dataclasses import replace
 from typing import Final
 
 from gpuward.policy.life import ALIVE, Phase, Worker
-from gpuward.policy.reasons import Ending, Wait
+from gpuward.policy.reasons import By, Ending, Wait
 
 _WAIT_ALONE: Final = frozenset({Phase.BLOCKED, Phase.STARTING})
 """Phases in which what is missing says all; in the others it stands behind why the worker is there."""
 
 
 def enter(
-    worker: Worker, phase: Phase, why: str, now_s: float, deadline_s: float | None = None, *, wait: Wait | None = None
+    worker: Worker,
+    phase: Phase,
+    why: str,
+    now_s: float,
+    deadline_s: float | None = None,
+    *,
+    wait: Wait | None = None,
+    by: By | None = None,
 ) -> Worker:
-    """Put the worker into a phase; ``since_s`` moves only when the phase does."""
+    """Put the worker into a phase; ``since_s`` moves only when the phase does. ``by``: who asked for it, if anybody."""
     since_s = worker.since_s if phase is worker.phase else now_s
-    return _told(replace(worker, phase=phase, why=why, wait=wait, since_s=since_s, deadline_s=deadline_s))
+    return _told(replace(worker, phase=phase, why=why, by=by, wait=wait, since_s=since_s, deadline_s=deadline_s))
+
+
+def onward(
+    worker: Worker, phase: Phase, now_s: float, deadline_s: float | None = None, *, wait: Wait | None = None
+) -> Worker:
+    """Put the worker into the next phase of what it is about: why, and who asked, stay."""
+    return enter(worker, phase, worker.why, now_s, deadline_s, wait=wait, by=worker.by)
 
 
 def waiting(worker: Worker, wait: Wait | None) -> Worker:
@@ -27,7 +41,7 @@ def waiting(worker: Worker, wait: Wait | None) -> Worker:
 
 def ending_as(worker: Worker, ending: Ending) -> Worker:
     """The worker where it is, its run being ended for this reason now."""
-    return _told(replace(worker, ending=ending, why=ending.why))
+    return _told(replace(worker, ending=ending, why=ending.why, by=ending.by))
 
 
 def sentence(worker: Worker) -> str:

@@ -13,6 +13,9 @@ EndingKind: TypeAlias = Literal[
     "restart",
     "roll",
     "definition",
+    "move",
+    "reset",
+    "scale",
     "left-fleet",
     "halt",
     "start-timeout",
@@ -59,9 +62,12 @@ ONLY_A_PERSON: Final[frozenset[WaitKind]] = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class By:
-    """The person who asked; ``user`` is the number where there is no name, ``pid`` of the process that asked."""
+    """Who asked; ``user`` is the number where there is no name, ``pid`` of the process that asked.
 
-    uid: int
+    A signal tells nobody: ``uid`` is None, ``user`` its name.
+    """
+
+    uid: int | None
     user: str
     pid: int | None = None
 
@@ -93,6 +99,12 @@ class Wait:
     def needs_person(self) -> bool:
         """Whether it lasts until a person does something."""
         return self.kind in ONLY_A_PERSON
+
+
+def asked_with(what: str, reason: str, by: By | None) -> str:
+    """What was done, with the reason that was given and who asked: ``GPU 1 is cordoned (burns in, by bob)``."""
+    told = [word for word in (reason, f"by {by.user}" if by is not None else "") if word]
+    return f"{what} ({', '.join(told)})" if told else what
 
 
 def named(why: str, by: By | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import LadderStep, Phase, Worker
+from gpuward.policy.reasons import By
 from gpuward.policy.reload import definition
 from gpuward.policy.taking import Seen, held_back, is_in_the_way, may_go, nobody_else, takes_part
 
@@ -24,7 +25,8 @@ class Roll:
     ``earlier`` is what they ran with before, None where that is no other; ``steps``: what their ladders had lowered
     then, ``places``: the GPUs that they had then. ``hopeless``: had failed before their turn came, so that their
     failing tells nothing. ``failed`` and ``failure``: who ended the roll, and how, where it is on its way back.
-    ``force``: neither the last ready worker nor what would not come back is spared. ``asked``: why it is done.
+    ``force``: neither the last ready worker nor what would not come back is spared. ``asked``: why it is done,
+    ``by``: who asked.
     ``current`` and ``ready_in_run`` are of records of earlier versions, which rolled one worker at a time.
     """
 
@@ -41,6 +43,7 @@ class Roll:
     hopeless: tuple[str, ...] = ()
     force: bool = False
     asked: str = "rolled by command"
+    by: By | None = None
 
     @property
     def goes_back(self) -> bool:
@@ -101,7 +104,7 @@ def reason_of(roll: Roll) -> str:
     """Why a worker of it is restarted."""
     if roll.goes_back:
         return f"rolled back: {roll.failed} failed"
-    return f"{roll.asked} ({len(roll.rolled)} done, {len(roll.left)} to come)"
+    return f"{roll.asked}: {len(roll.rolled)} done, {len(roll.left)} to come"
 
 
 def _of_this_version(roll: Roll) -> Roll:

@@ -46,7 +46,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.lingering import said
-from gpuward.policy.phases import ending_as, enter, waiting
+from gpuward.policy.phases import ending_as, enter, onward, waiting
 from gpuward.policy.ports import served_port
 from gpuward.policy.reasons import Ending, Wait, named
 from gpuward.policy.reload import definition
@@ -100,7 +100,7 @@ def begin_stop(worker: Worker, pool: Pool, now_s: float) -> Step:
     late = worker.ending.waited_s if worker.ending is not None else None
     waited = f"waited {late:g} s; " if late is not None else ""
     wait = Wait(kind="grace", text=f"{waited}SIGTERM sent, SIGKILL follows after {has_s:g} s")
-    stopping = enter(worker, Phase.STOPPING, worker.why, now_s, now_s + has_s, wait=wait)
+    stopping = onward(worker, Phase.STOPPING, now_s, now_s + has_s, wait=wait)
     return stopping, (Terminate(worker.name),)
 
 
@@ -157,7 +157,7 @@ def _start_asked(worker: Worker, ending: Ending, now_s: float) -> Step:
         return ending_as(fresh, ending), ()
     if worker.phase is Phase.RELEASING:
         return fresh, ()
-    return enter(fresh, Phase.BLOCKED, ending.why, now_s), (TakeSample(),)
+    return enter(fresh, Phase.BLOCKED, ending.why, now_s, by=ending.by), (TakeSample(),)
 
 
 def _anew(worker: Worker, now_s: float) -> Worker:
@@ -221,10 +221,10 @@ def _wind_down(worker: Worker, ending: Ending, now_s: float) -> Step:
         return ending_as(worker, ending), ()
     if worker.alive:
         ended = replace(worker, ending=ending)
-        return enter(ended, Phase.DRAINING, ending.why, now_s, now_s + DRAIN_LIMIT_S), ()
+        return enter(ended, Phase.DRAINING, ending.why, now_s, now_s + DRAIN_LIMIT_S, by=ending.by), ()
     if halts and (worker.phase is Phase.FAILED or worker.goal is Goal.DOWN):
         return worker, ()
-    return enter(replace(worker, ending=None), Phase.STOPPED, ending.why, now_s), ()
+    return enter(replace(worker, ending=None), Phase.STOPPED, ending.why, now_s, by=ending.by), ()
 
 
 def _became_ready(worker: Worker, run: int, now_s: float) -> Step:
@@ -253,11 +253,12 @@ def _lingers(worker: Worker, event: Lingers, now_s: float) -> Step:
     if not worker.alive or worker.run != event.run:
         return worker, ()
     stopping = worker.phase is Phase.STOPPING
-    why = worker.why if stopping or worker.phase is Phase.DRAINING else "its main process has ended"
+    on_its_way = stopping or worker.phase is Phase.DRAINING
+    why, by = (worker.why, worker.by) if on_its_way else ("its main process has ended", None)
     wait = Wait(kind="outlives-kill", text=said(event.left, now_s - worker.since_s if stopping else 0.0))
     deadline_s = worker.deadline_s if stopping and worker.killed else now_s + KILL_WAIT_S
     lingering = replace(worker, killed=True, left=event.left)
-    return enter(lingering, Phase.STOPPING, why, now_s, deadline_s, wait=wait), ()
+    return enter(lingering, Phase.STOPPING, why, now_s, deadline_s, wait=wait, by=by), ()
 
 
 def stays(worker: Worker, now_s: float) -> bool:
@@ -275,13 +276,13 @@ def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: flo
         over = replace(over, last_exit=replace(event.exit, reason=event.reason), ended_s=now_s, refusals=0)
     if worker.goal is Goal.DOWN or (ending is not None and ending.then == "rest"):
         none = isinstance(event, StartRefused) and not event.spent
-        return _rest(replace(over, run=worker.run - none), Phase.STOPPED, worker.why, now_s)
+        return onward(replace(over, run=worker.run - none, ready_since_s=None), Phase.STOPPED, now_s), ()
     again = ending is not None and ending.then == "start"
     if isinstance(event, StartRefused):  # a run that somebody waits for keeps its number
         return _refused(over if again or event.spent else replace(over, run=worker.run - 1), event, now_s)
     if again:
         over = replace(over, restarts=worker.restarts + 1, not_before_s=max(now_s, worker.not_before_s))
-        return enter(over, Phase.RELEASING, worker.why, now_s), (TakeSample(),)
+        return onward(over, Phase.RELEASING, now_s), (TakeSample(),)
     return _unasked_end(over, event, pool, now_s)
 
 
@@ -349,7 +350,7 @@ def _outlived(worker: Worker, pool: Pool, now_s: float) -> Step:
         text = f"still alive {grace_of(worker, pool):g} s after SIGTERM: SIGKILL sent to the whole tree"
         worker = replace(worker, killed=True)
         wait, effect = Wait(kind="killed", text=text), Kill(worker.name)
-        return enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=wait), (effect,)
+        return onward(worker, Phase.STOPPING, now_s, deadline_s, wait=wait), (effect,)
     text = said(worker.left, now_s - worker.since_s)
-    stuck = enter(worker, Phase.STOPPING, worker.why, now_s, deadline_s, wait=Wait(kind="outlives-kill", text=text))
+    stuck = onward(worker, Phase.STOPPING, now_s, deadline_s, wait=Wait(kind="outlives-kill", text=text))
     return stuck, (KillRest(worker.name),)

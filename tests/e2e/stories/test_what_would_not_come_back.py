@@ -48,10 +48,10 @@ def test_a_restart_on_a_cordoned_gpu_is_refused_before_anything_stops_unless_it_
     forced = daemon.ctl("restart", "x/0", "--force")
 
     assert refused.returncode == rolled.returncode == 6
-    assert "nothing was stopped: x/0 would not come back: GPU 0 is cordoned (burns in)" in refused.stderr
+    assert "nothing was stopped: x/0 would not come back: GPU 0 is cordoned (burns in, by " in refused.stderr
     assert untouched == before
     assert forced.returncode == 6, "what only a person can end is not waited for"
-    assert "cannot restart x/0: GPU 0 is cordoned (burns in)" in forced.stderr
+    assert "cannot restart x/0: GPU 0 is cordoned (burns in, by " in forced.stderr
 
 
 def test_a_restart_below_a_stopped_dependency_is_refused_and_a_start_does_not_wait(daemon: DaemonUnderTest) -> None:
