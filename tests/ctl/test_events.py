@@ -60,7 +60,9 @@ def test_events_lists_the_last_ones(gpuctl: Any, journal: Journal) -> None:
 
 
 def test_no_reason_is_cut_on_a_narrow_terminal(gpuctl: Any, journal: Journal, daemon: Any) -> None:
-    long = "it ended while serving and nobody had asked (killed by signal 9); starts again in 2.03 s: failure 1 of 5"
+    long = (
+        "it was killed by signal 9 (SIGKILL) while serving, and not by gpuward; starts again in 2.03 s: failure 1 of 5"
+    )
 
     def answer(args: dict[str, Any]) -> dict[str, Any]:
         page = journal.answer(args)

@@ -288,7 +288,7 @@ def test_a_frozen_engine_is_found_killed_whole_and_replaced(serving: DaemonUnder
 
     assert run["cause"] == "hang"
     assert run["reason"] == (
-        "hangs: it answers /health and has not generated the one token that it was asked for (not within 10 s), "
+        "it answers /health and has not generated the one token that it was asked for (not within 10 s), "
         "3 looks in a row, one every 10 s"
     )
     assert run["descendants_killed"] >= 1

@@ -14,6 +14,7 @@ from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
 from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, XIDS_SHOWN, LastMoments, XidHeard
+from gpuward.policy.machine_signatures import LESS_HOST_MEMORY
 from gpuward.policy.reasons import Ending
 from gpuward.policy.signatures import SIGNATURES
 
@@ -38,6 +39,11 @@ LOG_PREFIX: Final = re.compile(
     r"^(?:\([^)]{0,80}\) )?(?:[A-Z]{1,8} [\d-]{1,10} [\d:]{1,15} \[[^\]]{0,200}\] )?\s{0,80}"
 )
 """What vLLM puts before a message: process, level, time, place."""
+
+CHILD_SIGNAL: Final = re.compile(r"exit code: -(?P<signal>\d{1,2})\b")
+"""How vLLM tells by which signal a process of its engine ended."""
+
+NOT_BY_US: Final = ", and not by gpuward"
 
 OF_THE_POOL: Final = frozenset({"exec", "cwd", "launch"})
 """Kinds of failed starts that only another configuration mends; the others are of the host, and may pass."""
@@ -146,7 +152,9 @@ def _named_cause(end: RunEnd, findings: Findings, *, running: bool) -> Verdict |
     """The cause that the daemon itself, the output or the kernel names; None where nobody names one."""
     if end.hung:
         hint = "restarts by itself; if it comes back, see the log before it and the GPU's health"
-        return Verdict(cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung)
+        return Verdict(
+            cause=Cause.HANG, evidence=_evidence(findings), hint=hint, reason=end.hung.removeprefix("hangs: ")
+        )
     hit = findings.first(running=running)
     if hit is not None and (
         hit.signature in GPU_SIGNATURES or hit.signature not in SIGNATURES or not _killed_for_memory(end, findings)
@@ -249,7 +257,7 @@ def _host_oom(end: RunEnd, findings: Findings) -> Verdict:
     return Verdict(
         cause=Cause.HOST_OOM,
         evidence=_evidence(findings),
-        hint="give the worker less host memory to use: swap-space, cpu-offload-gb, KV offloading; or raise memory-max",
+        hint=LESS_HOST_MEMORY,
         reason=f"{says} ({_how(end)})",
     )
 
@@ -261,10 +269,15 @@ def _crash(end: RunEnd, findings: Findings, *, running: bool) -> Verdict:
     elif end.unwritten:
         reason = f"it ended {when}; its keeper could not write how: no room in the run's directory nor beside its log"
     elif findings.silent_death and not findings.exception:
-        reason = f"a process of the engine died without a word {when} ({_how(end)})"
+        died = CHILD_SIGNAL.search(findings.silent_death)
+        by = f"was killed by {_signal(int(died['signal']))}" if died is not None else "died without a word"
+        theirs = NOT_BY_US if died is not None else ""
+        reason = f"a process of the engine {by} {when}{theirs} ({_how(end)})"
     else:
         told = f"; first error: {LOG_PREFIX.sub('', findings.exception)}" if findings.exception else ""
-        reason = f"it ended {when} and nobody had asked ({_how(end)}){told}"
+        reason = f"it ended by itself {when} ({_how(end)}){told}"
+        if end.signal is not None:
+            reason = f"it was killed by {_signal(end.signal)} {when}{NOT_BY_US}{told}"
     return Verdict(cause=Cause.CRASH, evidence=_evidence(findings), reason=reason)
 
 
@@ -272,6 +285,10 @@ def _evidence(findings: Findings) -> tuple[str, ...]:
     """Return what tells most of an end without a signature: first exception and silent death, or the last lines."""
     telling = [line for line in (findings.exception, findings.silent_death) if line]
     return tuple(telling or findings.last_lines)[-EVIDENCE_LINES_MAX:]
+
+
+def _signal(number: int) -> str:
+    return f"signal {number} (SIGKILL)" if number == SIGKILL else f"signal {number}"
 
 
 def _how(end: RunEnd) -> str:

@@ -33,7 +33,7 @@ STEMS: Final = (
     "failed to start", "arger than", "reater than", "repo_name", "model identifier", "invalid literal",
     "Model architectures", "No module", "can't open",
 )  # fmt: skip
-"""Every literal of the table, and every mark below, holds one of these: a line with none is left at once."""
+"""Every line of the table, and every mark below, holds one of these: a line with none is left at once."""
 
 DEATHS: Final = ("died unexpectedly", "exited unexpectedly")
 """A process of the engine is gone and left no word of its own (the signal is not in vLLM's log)."""
@@ -45,13 +45,14 @@ START_MARK: Final = "EngineCore failed to start"
 EXCEPTION: Final = re.compile(r"(?:^|[\s\]:])(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception)\b: ?\S")
 WRAPPERS: Final = re.compile(
     r"EngineDeadError|Engine core initialization failed|Executor failed\.|Worker failed with error|KeyboardInterrupt"
-    r"|MQLLMEngine is already dead|EngineCore encountered an issue"
+    r"|MQLLMEngine is already dead|MQEngineDeadError|Engine loop (?:has died|is not running)"
+    r"|EngineCore encountered an issue"
 )
 """Exceptions that only carry the news of another; never the cause."""
 
 USAGE: Final = re.compile(r"^\S[^:]{0,200}: error: \S")
-HARMLESS: Final = re.compile(r"^(?:\([^)]{0,80}\) )?(?:INFO|DEBUG)[ :]")
-"""Lines of these levels may quote anything, also a user's prompt."""
+MILD: Final = re.compile(r"^(?:\([^)]{0,80}\) )?(?:INFO|DEBUG|(?P<warning>WARNING))[ :]")
+"""Lines of these levels may quote anything, also a user's prompt; what a program goes on after is no cause."""
 
 
 def clip(line: str, at: int = 0, until: int = 0) -> str:
@@ -103,7 +104,9 @@ class Findings:
 
     def __post_init__(self) -> None:
         """Look also for what no stem covers: signatures of the host may be any text."""
-        literals = [one.literal for one in self.signatures if not any(stem in one.literal for stem in STEMS)]
+        literals = [
+            one.literal for one in self.signatures if one.own and not any(stem in one.literal for stem in STEMS)
+        ]
         self._stems = (*STEMS, *literals)
 
     def read(self, lines: Iterable[str]) -> None:
@@ -164,15 +167,15 @@ class Findings:
         self._death_at = None
 
     def _look(self, number: int, line: str) -> None:
-        harmless = HARMLESS.match(line) is not None
+        mild = MILD.match(line)
         starting, speaker = not self._speakers.serving, self._speakers.speaker()
         for index, signature in enumerate(self.signatures):
-            if signature.literal in line and (signature.quiet or not harmless):
+            if signature.literal in line and (signature.quiet or mild is None):
                 if starting:
                     self._match(self._of_start, index, signature, line)
                 if speaker is Speaker.ENGINE or (signature.own and speaker is Speaker.UNKNOWN):
                     self._match(self._of_serving, index, signature, line)
-        if not harmless and (starting or speaker is Speaker.ENGINE):
+        if (mild is None or mild["warning"]) and (starting or speaker is Speaker.ENGINE):
             self._mark(number, line, speaker)
 
     def _match(self, hits: dict[int, Hit], index: int, signature: Signature, line: str) -> None:

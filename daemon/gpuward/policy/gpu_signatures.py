@@ -14,6 +14,8 @@ _SIZE = r"[\d.]{1,10} [KMGT]iB"
 _AGAIN = "a new process usually helps (#44734); the same on this GPU again points to hardware"
 _LOADING = "more GPUs per worker, or a smaller or quantised model; while capturing graphs, lower gpu-memory-utilization"
 _SERVING = "if it repeats, lower gpu-memory-utilization by 0.02 to 0.05, or max-num-seqs"
+_ROOM = "raise gpu-memory-utilization (--kv-cache-memory-bytes instead, where that is set: it wins)"
+_MORE_KV = f"{_ROOM}, or use a smaller or quantised model, or more GPUs per worker"
 _HELD = "whoever holds the memory must release it; if nobody does, lower gpu-memory-utilization"
 
 _HARDWARE: Final = (
@@ -83,7 +85,7 @@ _MEMORY_AT_START: Final = (
         r"on kv cache allocation is less than requested memory for kv "
         r"\((?P<room>-?[\d.]{1,10})/(?P<total>[\d.]{1,10}) GiB\)",
         "nothing is left for the KV cache: {room} of {total} GiB after weights and activations",
-        hint="raise gpu-memory-utilization, or use a smaller or quantised model",
+        hint=_MORE_KV,
         permanent=True,
         phase="starting",
     ),
@@ -92,8 +94,7 @@ _MEMORY_AT_START: Final = (
         "No available memory for the cache blocks",
         r"No available memory for the cache blocks",
         "no GPU memory is left for the KV cache after weights and activations",
-        hint="raise gpu-memory-utilization, use a quantised model or more GPUs per worker; if another worker started "
-        "on this GPU at the same time (#55827), start it alone",
+        hint=f"{_MORE_KV}; if another worker started on this GPU at the same time (#55827), start it alone",
         permanent=True,
         phase="starting",
     ),
@@ -103,7 +104,7 @@ _MEMORY_AT_START: Final = (
         r"max seq len \((?P<wanted>\d{1,12})\).{0,400}(?:estimated maximum model length is"
         r"|maximum number of tokens that can be stored in KV cache) \(?(?P<offer>\d{1,12})",
         "the KV cache holds {offer} tokens, one request may have {wanted}",
-        hint="set max-model-len to {offer} or less, or raise gpu-memory-utilization",
+        hint=f"set max-model-len to {{offer}} or less, or {_ROOM}",
         permanent=True,
         phase="starting",
     ),
@@ -112,7 +113,7 @@ _MEMORY_AT_START: Final = (
         "arger than the ",
         r"larger than the (?:available KV cache memory|maximum number of tokens that can be stored in KV cache)",
         "the KV cache is too small for one request of full length",
-        hint="lower max-model-len, or raise gpu-memory-utilization",
+        hint=f"lower max-model-len, or {_ROOM}",
         permanent=True,
         phase="starting",
     ),

@@ -10,6 +10,8 @@ from typing import Final
 
 from gpuward.policy.causes import Cause, Signature, signature
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
+from gpuward.policy.machine_signatures import DRIVER_SIGNATURES, MACHINE_SIGNATURES
+from gpuward.policy.model_signatures import MODEL_SIGNATURES
 
 _OTHER_PORT = "free the port, or give the pool another one"
 _FIX = "correct the pool and apply it again"
@@ -86,12 +88,6 @@ _CONFIG: Final = (
     ),
     _config("HFValidationError: ", r"HFValidationError: (?P<what>.{1,160})", "'model' names nothing: {what}"),
     _config(
-        "LocalEntryNotFoundError: ",
-        r"LocalEntryNotFoundError: ",
-        "the model is not in the local cache and downloads are off or impossible",
-        hint="download the model first, or set 'model' to a directory",
-    ),
-    _config(
         "Error: ",
         r"(?P<what>RepositoryNotFound|GatedRepo|RevisionNotFound)Error: ",
         "the model's repository cannot be read ({what})",
@@ -121,6 +117,7 @@ _CONFIG: Final = (
         "this vLLM cannot serve the architecture {model}",
         hint="use a vLLM version that supports the model",
     ),
+    _config("Value error, ", r"Value error, (?P<what>.{1,200}?)(?: \[type=|$)", "vLLM refuses a value: {what}"),
     _config(
         "validation error",
         r"ValidationError: \d{1,4} validation errors? for (?P<what>\w{0,60}(?:Config|Args))",
@@ -170,5 +167,13 @@ _ENGINE: Final = (
     ),
 )
 
-SIGNATURES: Final = (*GPU_SIGNATURES, *_PORTS, *_CONFIG, *_ENGINE)
+SIGNATURES: Final = (
+    *DRIVER_SIGNATURES,
+    *GPU_SIGNATURES,
+    *_PORTS,
+    *MACHINE_SIGNATURES,
+    *MODEL_SIGNATURES,
+    *_CONFIG,
+    *_ENGINE,
+)
 """All of them, the first in this order wins; within one, its first line."""

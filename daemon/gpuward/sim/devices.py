@@ -46,7 +46,7 @@ def visible_devices(devices: tuple[Device, ...], environment: Mapping[str, str])
     """Return what ``CUDA_VISIBLE_DEVICES`` leaves, in its order: all where it is unset or empty, as vLLM takes it.
 
     As in CUDA the first entry that names nothing ends the list. Raises ValueError for a UUID where
-    ``GPUWARD_SIM_UUIDS`` is ``refuse``: vLLM releases before 0.32 crash on them (vLLM issue 20939).
+    ``GPUWARD_SIM_UUIDS`` is ``refuse``: vLLM releases before 0.24 crash on them (vLLM issue 20939).
     """
     wanted = environment.get("CUDA_VISIBLE_DEVICES", "").strip()
     if not wanted:

@@ -15,7 +15,7 @@ environment:
   CUDA_VISIBLE_DEVICES        indices or UUIDs, as for vLLM; unset or empty: all GPUs, from GPU 0 on
   GPUWARD_SIM_CLAIMS=DIR      where memory is claimed, set by the daemon
   GPUWARD_SIM_GPUS=JSON       the host's GPUs: a list of index, uuid, total_bytes, reserved_bytes; set by the daemon
-  GPUWARD_SIM_UUIDS=refuse    crash on a UUID in CUDA_VISIBLE_DEVICES, as vLLM before 0.32
+  GPUWARD_SIM_UUIDS=refuse    crash on a UUID in CUDA_VISIBLE_DEVICES, as vLLM before 0.24
   GPUWARD_SIM_START_S=1.0     time from exec to ready
   GPUWARD_SIM_TOKEN_S=0.005   time per generated token
   GPUWARD_SIM_WATCHDOG_S=1.0  how often the API server looks whether its engine lives (vLLM: 5 s)

@@ -61,7 +61,7 @@ def test_a_roll_that_fails_at_the_second_worker_takes_the_first_back_and_never_t
     after = daemon.workers()
 
     assert rolled.returncode == 1
-    assert "cannot roll m/1: at m/1: it ended while starting and nobody had asked (exit code 1)" in rolled.stderr
+    assert "cannot roll m/1: at m/1: it ended by itself while starting (exit code 1)" in rolled.stderr
     assert "now ready with its earlier definition" in rolled.stderr
     assert {worker["phase"] for worker in after.values()} == {"ready"}
     assert [worker["run"] for worker in after.values()] == [3, 3, 1]
