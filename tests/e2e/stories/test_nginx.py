@@ -121,6 +121,7 @@ def test_no_request_is_lost(proxied: Proxied, event: str) -> None:
 def test_a_daemon_that_stops_takes_its_workers_out_of_the_lists_first_and_finishes_what_they_have(
     proxied: Proxied,
 ) -> None:
+    proxied.config = proxied.config.replace('"[ !', '"sleep 0.3; [ !')  # an nginx that is slow to take the list
     proxied.start()
     ports = [worker["port"] for worker in proxied.daemon.workers().values()]
     in_flight: list[int] = []
