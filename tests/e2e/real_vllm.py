@@ -46,8 +46,8 @@ KV_CACHE = ("--kv-cache-memory-bytes", str(64 * 2**20))
 KERNEL_KILLS_BEFORE = oom_kills()
 
 
-def write_model(daemon: DaemonUnderTest, *options: str) -> Path:
-    directory = daemon.root / "tiny"
+def write_model(daemon: DaemonUnderTest, *options: str, name: str = "tiny") -> Path:
+    directory = daemon.root / name
     script = Path(__file__).with_name("tiny_model.py")
     subprocess.run([PYTHON, script, directory, *options], timeout=120, check=True)
     return directory

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,9 +67,14 @@ http {{
 
 @dataclass
 class Clients:
-    """Four connections in a closed loop, two of them streaming; what became of each request."""
+    """Four connections in a closed loop, two of them streaming; what became of each request.
+
+    ``asks``: what each request says beside that; an answer without all of its ``max_tokens`` has failed.
+    """
 
     port: int
+    asks: Mapping[str, object]
+    key: str = ""
     sent: int = 0
     failed: list[str] = field(default_factory=list)
     aborted: int = 0
@@ -82,19 +88,22 @@ class Clients:
         return threads
 
     def _ask(self, stream: bool) -> None:
-        body = json.dumps({"prompt": "a b c", "max_tokens": 40, "ignore_eos": True, "stream": stream})
+        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        body = json.dumps({**self.asks, **options, "prompt": "a b c", "ignore_eos": True})
+        whole = re.compile(rf'"completion_tokens": ?{self.asks["max_tokens"]}\b')
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         while not self.over.is_set():
             failed = ""
             answer = ""
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
-                connection.request("POST", "/v1/completions", body)
+                connection.request("POST", "/v1/completions", body, headers)
                 response = connection.getresponse()
                 answer = response.read().decode()
                 if response.status != 200:
                     failed = f"{response.status} {answer[:100]}"
-                elif '"length"' not in answer and '"abort"' not in answer:
-                    failed = f"not whole: {answer[-100:]}"
+                elif '"abort"' not in answer and not ('"length"' in answer and whole.search(answer)):
+                    failed = f"not whole: {answer[-200:]}"
                 elif stream and not answer.endswith("data: [DONE]\n\n"):
                     failed = "a stream without an end"
             except (OSError, http.client.HTTPException) as error:
@@ -139,16 +148,18 @@ class Proxied:
         self.daemon = daemon
         daemon.environment["GPUWARD_SIM_TOKEN_S"] = str(token_s)
         self.port = daemon.ports + 1000
+        self.asks: dict[str, object] = {"max_tokens": 40}
+        self.key = ""
         self.processes: list[subprocess.Popen[bytes]] = []
         self.config = CONFIG.format(root=daemon.root, nginx=NGINX)
 
     def fleet(self, more: str = "") -> str:
         return FLEET.format(port=self.daemon.ports + 900, more=more)
 
-    def start(self, *, listed: bool = True, more: str = "") -> None:
+    def start(self, fleet: str = "", *, listed: bool = True, more: str = "", ready_within_s: float = 30.0) -> None:
         daemon = self.daemon
-        daemon.start(self.fleet(more), config=self.config if listed else "")
-        daemon.all_ready()
+        daemon.start(fleet or self.fleet(more), config=self.config if listed else "")
+        daemon.all_ready(ready_within_s)
         if not listed:
             self._list_for_ever()
         eventually(lambda: self.upstream().count("server 127") == 2, within_s=10)
@@ -193,13 +204,13 @@ class Proxied:
 
     def during(self, event: Callable[[], object]) -> Clients:
         """What became of the requests that were sent before, during and after an event."""
-        clients = Clients(self.port)
+        clients = Clients(self.port, self.asks, self.key)
         threads = clients.run()
         try:
-            eventually(lambda: clients.sent >= 8, within_s=20)
+            eventually(lambda: clients.sent >= 8, within_s=60)
             event()
             after = clients.sent + 8
-            eventually(lambda: clients.sent >= after, within_s=40)
+            eventually(lambda: clients.sent >= after, within_s=60)
         finally:
             clients.over.set()
             for thread in threads:
@@ -211,3 +222,12 @@ class Proxied:
         for process in self.processes:
             process.terminate()
             process.wait(20)
+
+
+def running(port: int) -> int:
+    """How many requests the worker on a port works on, by its own metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("vllm:num_requests_running{"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
-from tests.e2e.stories.proxied import NGINX, Proxied, needs_nginx
+from tests.e2e.stories.proxied import NGINX, Proxied, needs_nginx, running
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -239,11 +239,3 @@ def test_status_tells_how_many_requests_a_worker_still_works_on(daemon: DaemonUn
 
     assert "draining, 1 request running; SIGKILL follows 40 s after SIGTERM" in told["reason"]
     assert answer["choices"][0]["finish_reason"] == "length"
-
-
-def running(port: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("vllm:num_requests_running{"))
