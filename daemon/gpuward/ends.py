@@ -74,8 +74,8 @@ class Ends:
             evidence=verdict.evidence,
             reason=verdict.reason,
             xids=verdict.xids,
-            ended_by=dead.ending.kind if dead.ending is not None else "",
-            by=dead.ending.by if dead.ending is not None else None,
+            ended_by="hang" if dead.hung else dead.ending.kind if dead.ending is not None else "",
+            by=dead.ending.by if dead.ending is not None and not dead.hung else None,
         )
         if ending.log_lost_bytes:
             reason = f"{ending.log_lost_bytes} bytes of the output of run {dead.run} of {dead.worker} were lost"

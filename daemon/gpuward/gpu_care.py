@@ -53,11 +53,13 @@ class GpuCare:
         for act in judgement.acts:
             state, worker = self._supervisor.state, self._supervisor.state.workers[act.worker]
             kept = would_not_return(state, worker, state.pools[worker.pool]) if act.what == "restart" else None
+            if kept is not None and act.again:
+                continue
             if kept is not None:
                 reason = f"{act.reason}; not restarted: {kept}"
                 self._supervisor.journal.note("memory-breach-kept", reason, worker=act.worker, level="warning")
                 continue
-            self._supervisor.submit(act.worker, Condemned(act.run, _NEXT[act.what], act.reason))
+            self._supervisor.submit(act.worker, Condemned(act.run, _NEXT[act.what], act.reason, again=act.again))
 
     def xid(self, seen: XidSeen) -> None:
         """Take an error in that the driver has reported."""

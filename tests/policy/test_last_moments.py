@@ -155,6 +155,20 @@ def test_want_of_gpu_memory_is_told_with_who_held_it() -> None:
     assert verdict.reason.endswith(f"; {told}")
 
 
+@pytest.mark.parametrize(
+    ("free_gib", "used_gib", "told"),
+    [(3.0, 71.2, True), (3.1, 71.2, False), (77.6, 1.5, False), (1.0, 0.0, False)],
+)
+def test_a_sample_that_contradicts_the_figures_of_an_oom_is_left_out(
+    free_gib: float, used_gib: float, *, told: bool
+) -> None:
+    """2.00 GiB were asked for, 1.06 GiB were free: 3.1 GiB are 2.04 GiB off."""
+    verdict = verdict_on(memory(a_gpu(free_gib=free_gib, used_gib=used_gib)), OOM)
+
+    assert (len(verdict.evidence), "it held" in verdict.reason) == (1 + told, told)
+    assert "2.00 GiB asked, 1.06 GiB of 79.11 GiB free" in verdict.reason
+
+
 def test_of_several_gpus_the_fullest_that_tells_is_told() -> None:
     verdict = verdict_on(memory(a_gpu(0, 5.0), a_gpu(1, 0.5), a_gpu(2, 0.1, None)), OOM)
 

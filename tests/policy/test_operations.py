@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
 from gpuward.policy.operations import Operation, Target, advance, give_way
+from gpuward.policy.reasons import Wait
 
 
 def a_worker(**known: object) -> Worker:
@@ -126,6 +127,7 @@ def test_a_command_gives_up_on_what_only_a_person_can_end() -> None:
     worker = Worker(name="a/0", pool="a", index=0, goal=Goal.UP, phase=Phase.BLOCKED)
     operation = Operation(id="start-1", verb="start", targets=(Target(name="a/0", down=False, ready_in_run=1),))
 
-    over = advance(operation, {"a/0": worker}, {}, kept_down={"a/0": "GPU 0 is cordoned"})
+    kept_down = {"a/0": Wait(kind="gpu-closed", text="GPU 0 is cordoned")}
+    over = advance(operation, {"a/0": worker}, {}, kept_down=kept_down)
 
     assert (over.state, over.targets[0].refused, over.targets[0].reason) == ("failed", True, "GPU 0 is cordoned")

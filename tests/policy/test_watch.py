@@ -119,6 +119,17 @@ def test_one_action_per_gpu_within_the_pause_whichever_run_it_is() -> None:
     assert [one.kind for one in soon.notices] == ["memory-breach"]
 
 
+def test_what_is_to_be_done_again_about_the_same_breach_says_so_and_another_breach_is_new() -> None:
+    over, within = a_use(LIMIT + GIB, on_breach="restart"), a_use(GIB, on_breach="restart")
+
+    first = watched([over] * 3)
+    lasting = watched([over], first.watch, start_s=700.0)
+    ended = watched([within] * 3, lasting.watch, start_s=701.0)
+    anew = watched([over] * 3, ended.watch, start_s=1400.0)
+
+    assert [one.acts[0].again for one in (first, lasting, anew)] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     "snapshot",
     [

@@ -32,6 +32,7 @@ from gpuward.policy.life import (
     Worker,
 )
 from gpuward.policy.phases import at_present
+from gpuward.policy.reasons import By
 from gpuward.policy.worker import begin_run, begin_stop, step
 
 POOL = Pool(name="decode", model="m", stop_timeout_s=30, start_timeout_s=600)
@@ -226,7 +227,9 @@ def test_a_refused_start_waits_for_the_condition_and_is_no_failure() -> None:
     blocked, effects = step(worker, StartRefused(3, "waits for port 8000"), POOL, 10.0)
 
     assert (blocked.phase, blocked.run, blocked.failures, effects) == (Phase.BLOCKED, 2, (), ())
-    assert blocked.reason == "waits for port 8000; refusal 1, tries again in 1 s"
+    told = [at_present(blocked, now_s) for now_s in (10.0, 10.6, 11.0)]
+    refused = "waits for port 8000; refusal 1"
+    assert told == [f"{refused}, tries again in 1 s", f"{refused}, tries again in 0.4 s", refused]
     assert blocked.not_before_s == 11.0
 
 
@@ -353,6 +356,27 @@ def test_a_hang_whose_tree_outlives_sigkill_keeps_its_evidence() -> None:
     assert stuck.reason.startswith("hangs: no token within 10 s; 4 requests wait; processes outlive SIGKILL")
 
 
+@pytest.mark.parametrize(
+    ("event", "phase"),
+    [
+        (StopAsked(by=By(uid=1, user="bob")), Phase.STOPPED),
+        (HaltAsked(), Phase.STOPPED),
+        (RestartAsked("restart by command"), Phase.RELEASING),
+    ],
+)
+def test_a_command_during_the_kill_of_a_hung_run_is_followed_and_the_hang_stays_its_cause(
+    event: Event, phase: Phase
+) -> None:
+    hung, _ = step(a_worker(), Hung(3, "no token within 10 s"), POOL, now_s=100.0)
+
+    asked, _ = step(hung, event, POOL, now_s=101.0)
+    rests, _ = step(asked, an_end(), POOL, now_s=102.0)
+
+    assert asked.ending is not None
+    assert (asked.ending.kind == "hang", asked.ending.hang) == (False, "hangs: no token within 10 s")
+    assert (rests.phase, rests.failures, rests.reason) == (phase, (), asked.why)
+
+
 def test_a_restart_whose_run_is_refused_at_its_spawn_starts_all_the_same() -> None:
     stopping = stopping_after(RestartAsked("restart by command"))
 
@@ -394,6 +418,7 @@ def test_breach_restarts_wait_and_count_like_failures_and_end_with_the_budget() 
     assert ended == [104.0, 118.0]
     assert kept == ready
     assert [effect.kind for effect in effects if isinstance(effect, Note)] == ["memory-breach-kept"]
+    assert step(ready, Condemned(3, "start", "too much", again=True), pool, 121.0) == (ready, ())
 
 
 def test_what_is_left_until_the_next_start_is_told_of_the_moment() -> None:

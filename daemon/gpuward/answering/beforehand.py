@@ -64,7 +64,7 @@ class Beforehand:
         refuse(self._would_not_return(tuple(workers), {pool.name: pool for pool in proposal.fleet.pools}))
         leaving = {change.worker for change in proposal.changes if change.action == "stop"}
         found = (would_not_return(state, worker, state.pools[worker.pool]) for worker in state.workers.values())
-        obstacles = {one.worker: str(one) for one in found if one is not None}
+        obstacles = {one.worker: one for one in found if one is not None}
         refuse_to_strand(tuple(nobody_left(state.workers, leaving, obstacles)))
 
     def _would_not_return(self, workers: tuple[Worker, ...], pools: Mapping[str, Pool]) -> tuple[WouldNotReturn, ...]:
@@ -83,7 +83,9 @@ def refuse(found: tuple[WouldNotReturn, ...]) -> None:
     if not found:
         return
     shown = "; ".join(str(one) for one in found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
-    details = {"problems": [{"worker": one.worker, "code": "would-not-come-back", "message": one.why} for one in found]}
+    details = {
+        "problems": [{"worker": one.worker, "code": "would-not-come-back", "message": one.wait.text} for one in found]
+    }
     raise Refusal("would-not-come-back", f"nothing was stopped: {shown}; --force goes on all the same", details)
 
 

@@ -43,6 +43,7 @@ def gpu_document(state: FleetState, care: GpuCare, gpu: Gpu, workers: Sequence[W
         "unattributed_bytes": _unattributed(gpu),
         "health": _health(care, gpu),
         "reason": state.closed.get(gpu.uuid, gpu.reason),
+        "closed": gpu.uuid in state.closed,
         "warnings": list(care.watch.of_gpu(gpu.uuid)),
         "vitals": to_builtins(gpu.vitals),
         "settling": gpu.settling,

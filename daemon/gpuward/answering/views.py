@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from gpuward import __version__
 from gpuward.answering.gpu_views import gpu_document, workers_by_gpu
+from gpuward.answering.run_views import last_exit_document, run_document, sentences
 from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.ends import OUTPUT_LOST
 from gpuward.fleets import Fleets
@@ -18,7 +19,7 @@ from gpuward.journal import rfc3339
 from gpuward.planning import Proposal
 from gpuward.policy.inventory import Gpu
 from gpuward.policy.ladder import said
-from gpuward.policy.life import Goal, LastExit, Phase, Worker
+from gpuward.policy.life import Phase, Worker
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.operations import Operation
 from gpuward.policy.phases import at_present
@@ -119,7 +120,7 @@ class Views:
             "memory": self._memory(worker, uuids, by_uuid) if uuids else [],
             "warnings": warnings.get(worker.name, []),
             "liveness": _liveness(worker, handle),
-            "last_exit": _last_exit(worker.last_exit) if worker.last_exit is not None else None,
+            "last_exit": last_exit_document(worker.last_exit) if worker.last_exit is not None else None,
             "next_start_at": _next_start_at(worker, now_s),
         }
 
@@ -160,9 +161,9 @@ class Views:
         return {
             "schema_version": SCHEMA_VERSION,
             "worker": self.worker(worker),
-            "sentences": [*_sentences(worker, time.monotonic()), *self._around(worker)],
+            "sentences": [*sentences(worker, time.monotonic()), *self._around(worker)],
             "fix": fix(self._supervisor.state.pools[worker.pool], worker.steps),
-            "runs": [_run(record, indices) for record in runs],
+            "runs": [run_document(record, indices) for record in runs],
         }
 
     def _around(self, worker: Worker) -> list[str]:
@@ -261,94 +262,6 @@ def _tells(gpu: Gpu | None) -> bool:
     return gpu is not None and gpu.health == "ok"
 
 
-def _last_exit(exit_: LastExit) -> Document:
-    return {
-        "cause": exit_.cause,
-        "code": exit_.code,
-        "signal": exit_.signal,
-        "at": rfc3339(exit_.at),
-        "evidence": list(exit_.evidence),
-        "reason": exit_.reason,
-        "ended_by": exit_.ended_by,
-        "by": exit_.by.user if exit_.by is not None else None,
-    }
-
-
 def _next_start_at(worker: Worker, now_s: float) -> str | None:
     waits = worker.not_before_s > now_s and worker.phase in {Phase.BACKOFF, Phase.RELEASING}
     return rfc3339(time.time() + worker.not_before_s - now_s) if waits else None
-
-
-def _run(record: RunRecord, indices: dict[str, int]) -> Document:
-    return {
-        "run": record.run,
-        "ended_at": rfc3339(record.exit.at),
-        "ran_s": record.ran_s,
-        "cause": record.exit.cause,
-        "code": record.exit.code,
-        "signal": record.exit.signal,
-        "reason": record.reason,
-        "ended_by": record.exit.ended_by,
-        "by": record.exit.by.user if record.exit.by is not None else None,
-        "hint": record.hint,
-        "evidence": list(record.exit.evidence),
-        "gpu_uuids": list(record.gpu_uuids),
-        "peak_bytes": record.peak_bytes,
-        "memory": [
-            {
-                "gpu": indices.get(uuid),
-                "gpu_uuid": uuid,
-                "peak_bytes": record.peak_bytes.get(uuid),
-                "claim_bytes": record.claim_bytes.get(uuid),
-                "total_bytes": record.total_bytes.get(uuid),
-            }
-            for uuid in record.gpu_uuids
-        ],
-        "step": said(record.step) if record.step is not None else None,
-        "descendants_killed": record.descendants_killed,
-        "max_rss_bytes": record.max_rss_bytes,
-        "log_lost_bytes": record.log_lost_bytes,
-        "samples": [
-            {"at": rfc3339(sample.at), "used_bytes": sample.used_bytes, "free_bytes": sample.free_bytes}
-            for sample in record.samples
-        ],
-    }
-
-
-def _sentences(worker: Worker, now_s: float) -> list[str]:
-    since_s = max(0.0, now_s - worker.since_s)
-    told = [
-        f"{worker.name} has been in phase {worker.phase} for {since_s:.0f} s: {worker.reason}.",
-        "Its goal is up." if worker.goal is Goal.UP else "Its goal is down: it was stopped by command.",
-    ]
-    if worker.deadline_s is not None:
-        left_s = max(0.0, worker.deadline_s - now_s)
-        follows = {
-            Phase.STARTING: "it is stopped and counted as a failure if it is not ready by then",
-            Phase.STOPPING: "the whole tree is killed if it is not gone by then",
-            Phase.DRAINING: "it is stopped whoever still depends on it",
-        }.get(worker.phase, "the next step follows")
-        told.append(f"Deadline in {left_s:.0f} s: {follows}.")
-    if worker.phase in {Phase.BACKOFF, Phase.RELEASING} and worker.not_before_s > now_s:
-        told.append(f"Next start in {worker.not_before_s - now_s:.1f} s at the earliest.")
-    if worker.phase is Phase.FAILED:
-        told.append(f"Nothing happens by itself any more; mend the cause, then: gpuctl start {worker.name}.")
-    if worker.failures:
-        told.append(
-            f"{len(worker.failures)} failure{'s' * (len(worker.failures) != 1)} on record within the restart window."
-        )
-    if worker.steps:
-        steps = ", ".join(said(step) for step in worker.steps)
-        told.append(f"It has less than its pool asks for: {steps}. gpuctl reset {worker.name} undoes it.")
-    if worker.last_exit is not None:
-        told.append(_exit_sentence(worker.last_exit))
-    return told
-
-
-def _exit_sentence(exit_: LastExit) -> str:
-    how = "it left no exit code (it never came to run, or its keeper was lost)"
-    if exit_.signal is not None:
-        how = f"it was killed by signal {exit_.signal}"
-    elif exit_.code is not None:
-        how = f"it ended with code {exit_.code}"
-    return f"Run {exit_.run} ended at {rfc3339(exit_.at)}: {how}; the cause is {exit_.cause}."

@@ -42,7 +42,16 @@ class MemoryUse(TypedDict):
 
 
 class LastExit(TypedDict):
-    """How a worker's latest ended run ended."""
+    """How a worker's latest ended run ended.
+
+    ``cause``: what was wrong with the run (``commanded``: nothing). ``ended_by``: what gpuward was ending it for, empty
+    where it ended by itself: ``stop``, ``restart``, ``roll``, ``reset`` (its ladder is undone), ``definition`` (its
+    pool changed), ``move`` (to other GPUs, as the fleet says), ``spare`` (to a spare GPU), ``scale`` (its pool has
+    fewer workers), ``left-fleet``, ``halt`` (the daemon's stop), ``start-timeout``, ``hang``, ``breach`` (of its
+    memory). Who comes back smaller after it ran out of memory has ended by itself; ``step`` of its `Run` tells what was
+    lowered.
+    ``by``: the user who asked, ``SIGHUP`` where a signal did, None where gpuward itself did.
+    """
 
     cause: str
     code: int | None
@@ -121,7 +130,7 @@ class Vitals(TypedDict):
 
 
 class Gpu(TypedDict):
-    """One GPU as `gpuctl gpus` tells it."""
+    """One GPU as `gpuctl gpus` tells it; ``closed``: it takes no new worker, ``reason`` names it and says why."""
 
     index: int
     uuid: str
@@ -132,6 +141,7 @@ class Gpu(TypedDict):
     claimed_bytes: int
     health: str
     reason: str
+    closed: NotRequired[bool]
     warnings: NotRequired[list[str]]
     vitals: NotRequired[Vitals]
     settling: NotRequired[bool]

@@ -117,8 +117,8 @@ def ending(run: LastExit | Run) -> str:
 def _draw_out_of_order(screen: Screen, gpu: Gpu) -> None:
     """Say what is the matter with a GPU that is lost, quarantined, cordoned or barred by its mode."""
     if gpu["reason"] and gpu["health"] != "ok":
-        whole = gpu["reason"].startswith(f"GPU {gpu['index']} ")
-        screen.sentence(gpu["reason"] if whole else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
+        names_it = gpu.get("closed", gpu["health"] != "lost")
+        screen.sentence(gpu["reason"] if names_it else f"GPU {gpu['index']}: {gpu['reason']}", style="yellow")
 
 
 def _draw_run(screen: Screen, run: Run, *, whole: bool) -> None:
@@ -263,8 +263,7 @@ def _draw_trouble(screen: Screen, worker: Worker) -> None:
     last = worker["last_exit"]
     unasked = last is not None and last["cause"] not in QUIET_CAUSES
     if not worker["ready"] and (worker["goal"] == "up" or unasked) and worker["reason"]:
-        then = f"; next start at {worker['next_start_at']}" if worker["next_start_at"] else ""
-        screen.sentence(f"{worker['name']}: {worker['reason']}{then}", style="yellow")
+        screen.sentence(f"{worker['name']}: {worker['reason']}", style="yellow")
     if last is None or not unasked:
         return
     screen.sentence(f"{worker['name']}: last exit {last['cause']} ({ending(last)}) at {last['at']}", style="dim")

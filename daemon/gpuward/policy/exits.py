@@ -6,15 +6,24 @@ The exit code alone tells nothing: vLLM exits 0 when its engine was killed, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from gpuward.policy.causes import Cause, Signature
 from gpuward.policy.findings import Findings, Hit, clip
 from gpuward.policy.gpu_signatures import GPU_SIGNATURES
-from gpuward.policy.last_moments import EVIDENCE_LINES_MAX, NOTHING_KNOWN, SIGKILL, XIDS_SHOWN, LastMoments, XidHeard
+from gpuward.policy.last_moments import (
+    EVIDENCE_LINES_MAX,
+    NOTHING_KNOWN,
+    SIGKILL,
+    XIDS_SHOWN,
+    LastMoments,
+    Wanting,
+    XidHeard,
+)
 from gpuward.policy.machine_signatures import LESS_HOST_MEMORY
+from gpuward.policy.memory import bytes_of
 from gpuward.policy.reasons import Ending
 from gpuward.policy.signatures import SIGNATURES
 
@@ -99,6 +108,7 @@ class Verdict:
     reason: str
     offer_tokens: int | None = None
     xids: tuple[str, ...] = ()
+    wanting: Wanting | None = None
 
 
 def classify(
@@ -194,6 +204,8 @@ def _from_xid(end: RunEnd, xid: XidHeard, findings: Findings) -> Verdict:
 def _with_moments(verdict: Verdict, end: RunEnd, moments: LastMoments, *, by_xid: bool) -> Verdict:
     """Add what the host knew: XIDs to the evidence, first where they are the cause; memory where it tells more."""
     memory = moments.memory
+    if memory is not None and verdict.wanting is not None and not verdict.wanting.fits(memory):
+        memory = None  # the program's own figures win over a sample that contradicts them
     unexplained = verdict.cause is Cause.CRASH and end.by_sigkill and memory is not None and memory.telling
     held = (memory.line,) if memory is not None and (verdict.cause in MEMORY_CAUSES or unexplained) else ()
     xids = moments.xid_lines
@@ -232,7 +244,14 @@ def _from_signature(end: RunEnd, hit: Hit) -> Verdict:
         hint=found.hint.format(**hit.words),
         reason=f"{found.says.format(**hit.words)} ({_how(end)})",
         offer_tokens=int(hit.words["offer"]) if hit.words.get("offer", "").isdecimal() else None,
+        wanting=_wanting(hit.words),
     )
+
+
+def _wanting(words: Mapping[str, str]) -> Wanting | None:
+    """The figures of an allocation that failed, where the output has them."""
+    asked, free = bytes_of(words.get("ask", "")), bytes_of(words.get("free", ""))
+    return Wanting(asked_bytes=asked, free_bytes=free) if asked is not None and free is not None else None
 
 
 def _killed_for_memory(end: RunEnd, findings: Findings) -> bool:

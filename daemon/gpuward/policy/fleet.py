@@ -33,7 +33,7 @@ from gpuward.policy.life import (
 )
 from gpuward.policy.moving import moved as elsewhere
 from gpuward.policy.phases import enter, onward, waiting
-from gpuward.policy.preflight import would_not_return
+from gpuward.policy.preflight import WouldNotReturn, would_not_return
 from gpuward.policy.reasons import By, Wait
 from gpuward.policy.retiring import may_retire
 from gpuward.policy.roll import Roll, next_look_s, reason_of, roll_on
@@ -193,10 +193,10 @@ def _roll_on(state: FleetState, now_s: float) -> Outcome:
     return state, tuple(effects)
 
 
-def _obstacles(state: FleetState, pool: str) -> dict[str, str]:
-    """Why workers of a pool would not come back, of those that would not."""
+def _obstacles(state: FleetState, pool: str) -> dict[str, WouldNotReturn]:
+    """Workers of a pool that would not come back."""
     found = (would_not_return(state, worker, state.pools[pool]) for worker in state.members(pool))
-    return {one.worker: str(one) for one in found if one is not None}
+    return {one.worker: one for one in found if one is not None}
 
 
 def _restart_in_roll(state: FleetState, roll: Roll, name: str, now_s: float) -> Outcome:

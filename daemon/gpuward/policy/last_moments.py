@@ -95,6 +95,18 @@ class MemoryHeld:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wanting:
+    """What a program told of the GPU on which an allocation failed: bytes that it asked for and that were free."""
+
+    asked_bytes: int
+    free_bytes: int
+
+    def fits(self, held: MemoryHeld) -> bool:
+        """Whether a sample can be of the same moment; one of a run that held nothing yet never is."""
+        return held.used_bytes > 0 and abs(held.free_bytes - self.free_bytes) <= self.asked_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LastMoments:
     """``xids``: those that mean something, faults of a GPU first, then the earliest first."""
 

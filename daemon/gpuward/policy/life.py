@@ -164,13 +164,15 @@ class RestartAsked:
 class Condemned:
     """A run that works must end: it breaks its limits, or its GPU is out of order. Counts as a failure.
 
-    ``then``: start again, or stay stopped until the next command; the goal stays as it is.
+    ``then``: start again, or stay stopped until the next command; the goal stays as it is. ``again``: it was so for the
+    same breach before, and has been told.
     """
 
     run: int
     then: Literal["start", "stop"]
     reason: str
     kind: EndingKind = "breach"
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.holders import GIB, NOBODY, Holders, named
 from gpuward.policy.inventory import Gpu, Snapshot
 from gpuward.policy.reasons import Wait
+
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 
 
 def claim_bytes(pool: Pool, gpu: Gpu) -> int | None:
@@ -21,6 +24,15 @@ def claim_bytes(pool: Pool, gpu: Gpu) -> int | None:
 def gib(count: int) -> str:
     """A size for a sentence."""
     return f"{count / GIB:.1f} GiB"
+
+
+def bytes_of(size: str) -> int | None:
+    """Bytes of a size as PyTorch prints it (``2.00 GiB``); None where it is none."""
+    number, _, unit = size.partition(" ")
+    try:
+        return int(float(number) * 1024 ** (_UNITS.index(unit) + 1))
+    except ValueError:
+        return None
 
 
 def room_missing(

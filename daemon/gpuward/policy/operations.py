@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.reasons import Wait
 from gpuward.policy.roll import Roll
 
 Verb = Literal["start", "stop", "restart", "apply", "scale", "reload", "reset", "roll"]
@@ -64,6 +65,7 @@ ADAPTED_AFTER = frozenset({"gpu-oom-startup", "gpu-oom-runtime", "kv-cache-too-s
 """Causes after which a worker with a ladder comes back smaller: its command waits for that."""
 
 NONE_STOPPED: Mapping[str, str] = MappingProxyType({})
+NOBODY_KEPT_DOWN: Mapping[str, Wait] = MappingProxyType({})
 
 
 def advance(
@@ -71,7 +73,7 @@ def advance(
     workers: Mapping[str, Worker],
     rolls: Mapping[str, Roll],
     stopped: Mapping[str, str] = NONE_STOPPED,
-    kept_down: Mapping[str, str] = NONE_STOPPED,
+    kept_down: Mapping[str, Wait] = NOBODY_KEPT_DOWN,
 ) -> Operation:
     """Look at the workers again, and at their rolls.
 
@@ -93,10 +95,10 @@ def advance(
     return _with_targets(operation, tuple(looked[one.name] for one in operation.targets), tuple(back))
 
 
-def _given_up(operation: Operation, workers: Mapping[str, Worker], kept_down: Mapping[str, str]) -> Operation:
+def _given_up(operation: Operation, workers: Mapping[str, Worker], kept_down: Mapping[str, Wait]) -> Operation:
     """Nobody waits for what only a person can do."""
     targets = tuple(
-        replace(one, state="failed", refused=True, phase=workers[one.name].phase, reason=kept_down[one.name])
+        replace(one, state="failed", refused=True, phase=workers[one.name].phase, reason=kept_down[one.name].text)
         if one.state == "pending" and not one.down and one.name in kept_down and one.name in workers
         else one
         for one in operation.targets

@@ -40,7 +40,9 @@ def waiting(worker: Worker, wait: Wait | None) -> Worker:
 
 
 def ending_as(worker: Worker, ending: Ending) -> Worker:
-    """The worker where it is, its run being ended for this reason now."""
+    """The worker where it is, its run being ended for this reason now; a hang stays the cause of the run's end."""
+    if worker.ending is not None:
+        ending = replace(ending, hung=worker.ending.hang)
     return _told(replace(worker, ending=ending, why=ending.why, by=ending.by))
 
 
@@ -72,7 +74,11 @@ def of_this_version(worker: Worker) -> Worker:
 
 
 def at_present(worker: Worker, now_s: float) -> str:
-    """The sentence with the time that is left until the next start, where one is set."""
+    """The sentence with the time that is left until the next start or try, where one is set."""
     left_s = worker.not_before_s - now_s
-    waits = worker.phase in {Phase.BACKOFF, Phase.RELEASING} and left_s > 0
+    if left_s <= 0:
+        return worker.reason
+    if worker.phase is Phase.BLOCKED and worker.refusals:
+        return f"{worker.reason}, tries again in {left_s:.3g} s"
+    waits = worker.phase in {Phase.BACKOFF, Phase.RELEASING}
     return f"{worker.reason}; starts again in {left_s:.3g} s" if waits else worker.reason

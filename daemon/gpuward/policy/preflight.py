@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.admission import FleetView
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.reasons import Wait
 
 _SPARED = frozenset({"gpu-closed", "gpu-lost"})
-
-Kind = Literal["no-devices", "gpu-closed", "gpu-lost", "gpu-excluded", "dependency", "does-not-launch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +18,10 @@ class WouldNotReturn:
     """What keeps a worker down once it is stopped, until a person does something about it."""
 
     worker: str
-    kind: Kind
-    why: str
+    wait: Wait
 
     def __str__(self) -> str:
-        return f"{self.worker} would not come back: {self.why}"
+        return f"{self.worker} would not come back: {self.wait.text}"
 
 
 def would_not_return(
@@ -36,38 +33,39 @@ def would_not_return(
     """
     found = _of_gpus(fleet, worker, pool) or _of_dependencies(fleet, pool, beside)
     if found is None and launch:
-        found = ("does-not-launch", launch)
-    return WouldNotReturn(worker.name, *found) if found is not None else None
+        found = Wait(kind="does-not-launch", text=launch)
+    return WouldNotReturn(worker.name, found) if found is not None else None
 
 
-def _of_gpus(fleet: FleetView, worker: Worker, pool: Pool) -> tuple[Kind, str] | None:
+def _of_gpus(fleet: FleetView, worker: Worker, pool: Pool) -> Wait | None:
     if pool.device_count and not worker.device_uuids:
-        return "no-devices", "it has no device set: the fleet does not fit this host at present (see gpuctl plan)"
+        text = "it has no device set: the fleet does not fit this host at present (see gpuctl plan)"
+        return Wait(kind="no-devices", text=text)
     for uuid in worker.device_uuids:
         if uuid in fleet.closed:
-            return "gpu-closed", fleet.closed[uuid]
+            return Wait(kind="gpu-closed", text=fleet.closed[uuid], on=uuid)
         gpu = fleet.snapshot.gpu(uuid)
         if fleet.snapshot.state != "ok":
             continue
         if gpu is None or gpu.health == "lost":
             named = f"GPU {gpu.index}" if gpu is not None else uuid
-            return "gpu-lost", f"{named} is lost; it needs a reset or a reboot"
+            return Wait(kind="gpu-lost", text=f"{named} is lost; it needs a reset or a reboot", on=uuid)
         if {gpu.index, uuid} & {*fleet.terms.excluded}:
-            return "gpu-excluded", f"the host settings exclude GPU {gpu.index} (inventory.exclude)"
+            text = f"the host settings exclude GPU {gpu.index} (inventory.exclude)"
+            return Wait(kind="gpu-excluded", text=text, on=uuid)
     return None
 
 
-def _of_dependencies(fleet: FleetView, pool: Pool, beside: Collection[str]) -> tuple[Kind, str] | None:
+def _of_dependencies(fleet: FleetView, pool: Pool, beside: Collection[str]) -> Wait | None:
     for member in fleet.workers.values():
         if member.pool not in pool.depends_on or member.removed or member.name in beside:
             continue
         if member.goal is Goal.DOWN:
-            return (
-                "dependency",
-                f"{member.name}, which it depends on, is stopped by command; gpuctl start {member.name}",
-            )
+            text = f"{member.name}, which it depends on, is stopped by command; gpuctl start {member.name}"
+            return Wait(kind="dependency-down", text=text, on=member.name)
         if member.phase is Phase.FAILED:
-            return "dependency", f"{member.name}, which it depends on, has failed; gpuctl why {member.name}"
+            text = f"{member.name}, which it depends on, has failed; gpuctl why {member.name}"
+            return Wait(kind="dependency-failed", text=text, on=member.name)
     return None
 
 
@@ -87,7 +85,7 @@ def all_that_would_not_return(
     return tuple(one for one in found if one is not None)
 
 
-def kept_down_by_a_person(fleet: FleetView, workers: Iterable[Worker]) -> dict[str, str]:
+def kept_down_by_a_person(fleet: FleetView, workers: Iterable[Worker]) -> dict[str, Wait]:
     """What keeps blocked workers down that only a person can take away; those that may move by themselves are not."""
     found = {}
     for worker in workers:
@@ -95,8 +93,8 @@ def kept_down_by_a_person(fleet: FleetView, workers: Iterable[Worker]) -> dict[s
             continue
         pool = fleet.pools[worker.pool]
         kept = would_not_return(fleet, worker, pool)
-        if kept is not None and kept.kind != "no-devices" and not (pool.spare and kept.kind in _SPARED):
-            found[worker.name] = kept.why
+        if kept is not None and kept.wait.kind != "no-devices" and not (pool.spare and kept.wait.kind in _SPARED):
+            found[worker.name] = kept.wait
     return found
 
 

@@ -46,16 +46,27 @@ WaitKind: TypeAlias = Literal[
     "gpu-closed",
     "gpu-lost",
     "gpu-missing",
+    "gpu-excluded",
     "no-devices",
     "port",
     "ports-moved",
     "lease",
     "earlier-run",
     "spawn",
+    "does-not-launch",
 ]
 
 ONLY_A_PERSON: Final[frozenset[WaitKind]] = frozenset(
-    {"dependency-down", "dependency-failed", "first-worker-failed", "gpu-closed", "gpu-lost", "no-devices"}
+    {
+        "dependency-down",
+        "dependency-failed",
+        "does-not-launch",
+        "first-worker-failed",
+        "gpu-closed",
+        "gpu-excluded",
+        "gpu-lost",
+        "no-devices",
+    }
 )
 """Waits that nothing but a person's doing ends."""
 
@@ -78,6 +89,7 @@ class Ending:
 
     ``then``: rest until the next command, start again, or judge by the cause. ``by``: who asked, None where gpuward
     itself did. ``waited_s``: how long it waited for others before it went ahead without them.
+    ``hung``: the hang that it was being killed for already.
     """
 
     kind: EndingKind
@@ -85,6 +97,12 @@ class Ending:
     then: Literal["rest", "start", "judge"]
     by: By | None = None
     waited_s: float | None = None
+    hung: str = ""
+
+    @property
+    def hang(self) -> str:
+        """What was seen of the hang that the run was killed for, also where a command came meanwhile; else empty."""
+        return self.why if self.kind == "hang" else self.hung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

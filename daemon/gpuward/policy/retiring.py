@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.preflight import WouldNotReturn
 
 
 def may_retire(workers: Mapping[str, Worker], worker: Worker) -> bool:
@@ -25,7 +26,7 @@ def _waits_for_its_gpus(other: Worker, worker: Worker) -> bool:
 
 
 def nobody_left(
-    workers: Mapping[str, Worker], leaving: Collection[str], obstacles: Mapping[str, str]
+    workers: Mapping[str, Worker], leaving: Collection[str], obstacles: Mapping[str, WouldNotReturn]
 ) -> Iterable[tuple[str, str]]:
     """The only ready workers of pools that leave although none of those that stay can serve, each with why."""
     for name in leaving:
@@ -38,5 +39,5 @@ def nobody_left(
             if one.pool == worker.pool and one.name not in leaving and not one.removed and one.goal is Goal.UP
         ]
         if stay and all(one.phase is Phase.FAILED or one.name in obstacles for one in stay):
-            told = "; ".join(obstacles.get(one.name, f"{one.name} has failed") for one in stay)
+            told = "; ".join(str(obstacles.get(one.name, f"{one.name} has failed")) for one in stay)
             yield name, f"nobody of pool {worker.pool} would serve then: {told}"

@@ -14,7 +14,7 @@ from gpuward.config.fleet import Pool
 from gpuward.policy.life import LadderStep, Phase, Worker
 from gpuward.policy.reasons import By
 from gpuward.policy.reload import definition
-from gpuward.policy.taking import Seen, held_back, is_in_the_way, may_go, nobody_else, takes_part
+from gpuward.policy.taking import Seen, held_back, is_in_the_way, kept_down, may_go, nobody_else, takes_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _take_turns(roll: Roll, seen: Seen, pool: Pool) -> Turn:
             continue
         obstacle = held_back(seen, pool)
         if not roll.force:
-            obstacle = obstacle or seen.obstacles.get(name) or nobody_else(worker, seen, pool)
+            obstacle = obstacle or kept_down(name, seen) or nobody_else(worker, seen, pool)
         if obstacle:
             return _after_a_failure(roll, worker, f"{name} was not touched: {obstacle}", seen, pool)
         roll = _with_turn(roll, worker, worker.run + 1)
@@ -246,7 +246,7 @@ def _failure(roll: Roll, worker: Worker, seen: Seen, pool: Pool) -> str:
         return _why(worker, roll)
     if worker.phase is not Phase.BLOCKED:
         return ""
-    obstacle = seen.obstacles.get(worker.name) or held_back(seen, pool)
+    obstacle = kept_down(worker.name, seen) or held_back(seen, pool)
     return f"at {worker.name}: {obstacle}" if obstacle else ""
 
 

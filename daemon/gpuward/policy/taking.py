@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 from gpuward.config.fleet import Pool
 from gpuward.policy.life import Goal, Phase, Worker
+from gpuward.policy.preflight import WouldNotReturn
 from gpuward.policy.ramp import first_starts_alone
 from gpuward.policy.reload import definition
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a roll is looked at by; ``obstacles``: why a worker would not come back."""
+    """What a roll is looked at by; ``obstacles``: workers that would not come back."""
 
     workers: Mapping[str, Worker]
     now_s: float
-    obstacles: Mapping[str, str] = field(default_factory=dict)
+    obstacles: Mapping[str, WouldNotReturn] = field(default_factory=dict)
     force: bool = False
 
 
@@ -48,8 +49,13 @@ def nobody_else(worker: Worker, seen: Seen, pool: Pool) -> str:
     others = [one.name for one in members(seen, pool) if one.name != worker.name]
     if not others or any(_may_come(seen.workers[name], seen) for name in others):
         return ""
-    why = "; ".join(seen.obstacles.get(name, f"{name} has failed") for name in others)
+    why = "; ".join(str(seen.obstacles.get(name, f"{name} has failed")) for name in others)
     return f"it is the only ready worker of the pool ({why}); --force rolls it all the same"
+
+
+def kept_down(name: str, seen: Seen) -> str:
+    """Say what would keep a worker down; empty where nothing is known that would."""
+    return str(seen.obstacles.get(name, ""))
 
 
 def held_back(seen: Seen, pool: Pool) -> str:

@@ -44,12 +44,16 @@ class Signal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What is remembered of one run on one GPU. ``first_bytes``: what it had when it was first seen ready."""
+    """What is remembered of one run on one GPU. ``first_bytes``: what it had when it was first seen ready.
+
+    ``acts``: how often something was to be done about the breach that lasts.
+    """
 
     run: int
     first_bytes: int
     over: Signal = field(default_factory=Signal)
     growth: Signal = field(default_factory=Signal)
+    acts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +91,13 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """A run that is to end because its pool says so."""
+    """A run that is to end because its pool says so; ``again``: it was to end for the same breach before."""
 
     worker: str
     run: int
     what: Literal["drain", "restart"]
     reason: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,8 @@ def _look(watch: Watch, gpu: Gpu, use: Use, terms: WatchSettings) -> tuple[Watch
     notices = _news(before.over, over, gpu, use.worker, ("memory-breach", "memory-breach-over"))
     if growth.sentence and not before.growth.sentence:
         notices.append(Notice(kind="memory-growth", gpu=gpu.index, worker=use.worker, reason=growth.sentence))
-    return replace(watch, tallies={**watch.tallies, key: replace(before, over=over, growth=growth)}), notices
+    counted = replace(before, over=over, growth=growth, acts=before.acts if over.sentence else 0)
+    return replace(watch, tallies={**watch.tallies, key: counted}), notices
 
 
 def _count(before: Signal, *, on: bool, off: bool, samples: int, sentence: str) -> Signal:
@@ -193,8 +199,12 @@ def _act(watch: Watch, gpu: Gpu, use: Use, terms: WatchSettings, now_s: float) -
     if last_s is not None and now_s - last_s < terms.action_pause_s:
         return watch, []
     reason = f'{tally.over.sentence}, on {tally.over.samples} samples in a row (on-breach is "{use.on_breach}")'
-    watch = replace(watch, acted_at_s={**watch.acted_at_s, gpu.uuid: now_s})
-    return watch, [Act(worker=use.worker, run=use.run, what=use.on_breach, reason=reason)]
+    watch = replace(
+        watch,
+        acted_at_s={**watch.acted_at_s, gpu.uuid: now_s},
+        tallies={**watch.tallies, (use.worker, use.uuid): replace(tally, acts=tally.acts + 1)},
+    )
+    return watch, [Act(worker=use.worker, run=use.run, what=use.on_breach, reason=reason, again=tally.acts > 0)]
 
 
 def _press(watch: Watch, gpu: Gpu, uses: list[Use], terms: WatchSettings) -> tuple[Watch, list[Notice]]:

@@ -1,11 +1,17 @@
-r"""One worker's life: phases, events, and what follows. Every event is legal in every phase.
+"""One worker's life: phases, events, and what follows. Every event is legal in every phase.
 
-    stopped -> blocked -> starting -> ready
-       ^          ^           \         |
-       |          |            v        v         (draining: waits for dependents first)
-       |          |          stopping  <- draining
-       |          |              |
-       +----------+- backoff <- releasing -> failed
+    stopped   -> blocked
+    blocked   -> starting, stopped, failed
+    starting  -> ready, draining, stopping, releasing, blocked, stopped, failed
+    ready     -> draining, stopping, releasing, stopped, failed
+    draining  -> stopping, releasing, blocked, stopped
+    stopping  -> releasing, blocked, stopped, failed
+    releasing -> blocked, backoff, stopped
+    backoff   -> blocked, stopped
+    failed    -> blocked, stopped
+
+Draining waits for others before the SIGTERM, stopping begins with it. From either to blocked goes who was to be
+restarted and turns out never to have been started. A test keeps the picture true.
 
 `fleet` says when a blocked worker may start and when a releasing one is free; this module says everything else.
 """
@@ -19,7 +25,6 @@ from gpuward.config.drain import grace_s
 from gpuward.config.fleet import Pool
 from gpuward.policy.grace import grace_of
 from gpuward.policy.life import (
-    Adapted,
     BecameReady,
     Condemned,
     DeadlinePassed,
@@ -50,18 +55,11 @@ from gpuward.policy.phases import ending_as, enter, onward, waiting
 from gpuward.policy.ports import served_port
 from gpuward.policy.reasons import Ending, Wait, named
 from gpuward.policy.reload import definition
-from gpuward.policy.response import after_end
 from gpuward.policy.restart import GiveUp, after_failure
+from gpuward.policy.run_over import over
 
 DRAIN_LIMIT_S = 300.0
 """A worker that waits to be stopped, for its dependents or for a neighbour that starts, goes ahead after this long."""
-
-REFUSED_PAUSE_S = 1.0
-REFUSED_PAUSE_MAX_S = 30.0
-"""A start that was refused is tried again after the first; the pause doubles, up to the second, while it goes on."""
-
-MOVED_PAUSE_S = 0.05
-"""A worker that moves to other ports tries again after this."""
 
 KILL_WAIT_S = 10.0
 """Pause between two looks at what SIGKILL has not ended."""
@@ -128,7 +126,7 @@ def step(worker: Worker, event: Event, pool: Pool, now_s: float) -> Step:
         case ProbeMissed() | Drained():
             return _heard(worker, event, pool), ()
         case RunEnded() | StartRefused():
-            return _over(worker, event, pool, now_s)
+            return over(worker, event, pool, now_s)
         case Lingers():
             return _lingers(worker, event, now_s)
         case DeadlinePassed():
@@ -201,7 +199,8 @@ def _condemned(worker: Worker, event: Condemned, pool: Pool, now_s: float) -> St
             jitter=0.0,
         )
         if isinstance(verdict, GiveUp):
-            return worker, (Note(worker.name, "memory-breach-kept", f"{event.reason}; left running: {verdict.reason}"),)
+            kept = Note(worker.name, "memory-breach-kept", f"{event.reason}; left running: {verdict.reason}")
+            return worker, () if event.again else (kept,)
         counted = replace(
             worker, failures=verdict.failures, consecutive=verdict.consecutive, not_before_s=verdict.not_before_s
         )
@@ -264,64 +263,6 @@ def _lingers(worker: Worker, event: Lingers, now_s: float) -> Step:
 def stays(worker: Worker, now_s: float) -> bool:
     """Whether a run cannot be ended: a daemon that stops leaves it to the next one."""
     return worker.phase is Phase.STOPPING and bool(worker.left) and now_s - worker.since_s >= LEFT_ALONE_S
-
-
-def _over(worker: Worker, event: RunEnded | StartRefused, pool: Pool, now_s: float) -> Step:
-    """The run is over, or has never come to be: what follows depends on why it was being ended, if it was."""
-    if worker.run != event.run or not worker.alive:
-        return worker, ()
-    ending = worker.ending
-    over = replace(worker, ending=None, killed=False, left=())
-    if isinstance(event, RunEnded):
-        over = replace(over, last_exit=replace(event.exit, reason=event.reason), ended_s=now_s, refusals=0)
-    if worker.goal is Goal.DOWN or (ending is not None and ending.then == "rest"):
-        none = isinstance(event, StartRefused) and not event.spent
-        return onward(replace(over, run=worker.run - none, ready_since_s=None), Phase.STOPPED, now_s), ()
-    again = ending is not None and ending.then == "start"
-    if isinstance(event, StartRefused):  # a run that somebody waits for keeps its number
-        return _refused(over if again or event.spent else replace(over, run=worker.run - 1), event, now_s)
-    if again:
-        over = replace(over, restarts=worker.restarts + 1, not_before_s=max(now_s, worker.not_before_s))
-        return onward(over, Phase.RELEASING, now_s), (TakeSample(),)
-    return _unasked_end(over, event, pool, now_s)
-
-
-def _refused(worker: Worker, event: StartRefused, now_s: float) -> Step:
-    """Try again, later each time that the refusal repeats; at once on other ports."""
-    pause_s = min(REFUSED_PAUSE_MAX_S, REFUSED_PAUSE_S * 2.0 ** min(worker.refusals, 62))
-    worker = replace(worker, refusals=worker.refusals + 1, ready_since_s=None)
-    text = event.reason
-    if event.ports is None:
-        text = f"{text}; refusal {worker.refusals}, tries again in {pause_s:g} s"
-    else:
-        pause_s = MOVED_PAUSE_S
-        worker = replace(worker, port_block=event.ports[0], port=event.ports[1])
-    blocked = enter(worker, Phase.BLOCKED, event.reason, now_s, wait=Wait(kind=event.kind, text=text))
-    return replace(blocked, not_before_s=now_s + pause_s), ()
-
-
-def _unasked_end(ended: Worker, event: RunEnded, pool: Pool, now_s: float) -> Step:
-    if pool.restart.mode == "never" and not event.permanent:
-        return _rest(ended, Phase.STOPPED, f"{event.reason}; restart mode is never", now_s)
-    steps_before = len(ended.steps)
-    ended, verdict = after_end(ended, pool, event, now_s)
-    reason = f"{event.reason}; {verdict.reason}"
-    if isinstance(verdict, GiveUp):
-        return _rest(replace(ended, failures=verdict.failures), Phase.FAILED, reason, now_s)
-    again = replace(
-        ended,
-        failures=verdict.failures,
-        consecutive=verdict.consecutive,
-        restarts=ended.restarts + 1,
-        not_before_s=verdict.not_before_s,
-    )
-    adapted = (Adapted(ended.name, ended.run, step) for step in ended.steps[steps_before:])
-    return enter(again, Phase.RELEASING, reason, now_s), (TakeSample(), *adapted)
-
-
-def _rest(worker: Worker, phase: Phase, reason: str, now_s: float) -> Step:
-    """Come to rest: nothing of the run is left, and nothing is going to start."""
-    return enter(replace(worker, ready_since_s=None), phase, reason, now_s), ()
 
 
 def _deadline_passed(worker: Worker, pool: Pool, now_s: float) -> Step:

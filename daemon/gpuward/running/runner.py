@@ -341,16 +341,17 @@ class Runner:
 
     def _dead(self, worker: Worker, marker: str, main: Identity | None, reading: LogReading | None = None) -> DeadRun:
         ending = worker.ending
+        hang = ending.hang if ending is not None else ""
         return DeadRun(
             worker=worker.name,
             run=worker.run,
             marker=marker,
             main=main or self._equipment.runs.main_identity(worker.name, worker.run),
             phase="starting" if worker.ready_since_s is None else "ready",
-            commanded=worker.goal is Goal.DOWN or (ending is not None and ending.then != "judge"),
+            commanded=not hang and (worker.goal is Goal.DOWN or (ending is not None and ending.then != "judge")),
             start_timed_out=ending is not None and ending.kind == "start-timeout",
             unready=ending.why if ending is not None and ending.kind == "start-timeout" else "",
-            hung=ending.why if ending is not None and ending.kind == "hang" else "",
+            hung=hang,
             ending=ending,
             log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING and ending is not None else None,

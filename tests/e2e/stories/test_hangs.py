@@ -58,6 +58,24 @@ def test_a_frozen_engine_with_health_200_is_killed_whole_and_comes_back(daemon: 
     assert not any(process.is_running() and process.status() != "zombie" for process in tree)
 
 
+def test_a_stop_while_a_hung_run_is_killed_is_followed_and_the_hang_stays_the_cause(daemon: DaemonUnderTest) -> None:
+    daemon.start(WATCHED)
+    before = daemon.all_ready()["m/0"]
+    keeper = psutil.Process(before["keeper_pid"])
+
+    for process in psutil.Process(before["pid"]).children(recursive=True):
+        process.suspend()
+    keeper.suspend()  # the kill takes as long as this lasts
+    daemon.until("m/0", lambda worker: worker["phase"] == "stopping")
+    daemon.call("stop", {"targets": ["m/0"]})
+    keeper.resume()
+    rests = daemon.until("m/0", lambda worker: worker["phase"] == "stopped")
+
+    assert (rests["goal"], rests["reason"].startswith("stopped by command")) == ("down", True)
+    assert (rests["last_exit"]["cause"], rests["last_exit"]["ended_by"]) == ("hang", "hang")
+    assert rests["last_exit"]["evidence"]
+
+
 def test_a_server_with_more_requests_than_it_can_serve_is_left_alone(daemon: DaemonUnderTest) -> None:
     daemon.environment["GPUWARD_SIM_TOKEN_S"] = "0.05"
     daemon.start(WATCHED.replace('model = "org/m"', 'model = "org/m"\nextra-args = ["--max-num-seqs", "1"]'))

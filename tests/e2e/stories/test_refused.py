@@ -21,7 +21,7 @@ def test_a_port_that_is_taken_is_waited_for_under_one_run_number_and_with_few_wo
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         daemon.start(ON_A_PORT.format(port=port))
-        refused = daemon.until("m/0", lambda worker: "refusal 2, tries again in 2 s" in worker["reason"])
+        refused = daemon.until("m/0", lambda worker: "refusal 2, tries again in 1." in worker["reason"])
 
     ready = daemon.until("m/0", lambda worker: worker["ready"])
 
