@@ -6,16 +6,15 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from gpuward.answering.commands import Commands
+from gpuward.answering.commands import Commands, Others
 from gpuward.answering.gpu_commands import GpuCommands, Simulation
+from gpuward.answering.leaving import Leaving
 from gpuward.answering.views import Views
 from gpuward.config.errors import ConfigError
 from gpuward.config.files import read_file
@@ -23,7 +22,8 @@ from gpuward.config.host import DEFAULT_GROUP, HostSettings
 from gpuward.config.host_file import decode_host_toml
 from gpuward.control.roles import Roles
 from gpuward.control.server import Server, SocketInUse
-from gpuward.daemon import CannotRun, Daemon, Parts
+from gpuward.daemon import CannotRun, Daemon, Parts, Surroundings
+from gpuward.departure import Departure
 from gpuward.engines.launch import HostContext
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
@@ -33,7 +33,7 @@ from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.leases import HOST_PLACES, Leases
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import AlreadyLocked, keep_private, lock_directory, raise_file_limit
+from gpuward.host.process_setup import AlreadyLocked, Reaper, keep_private, lock_directory, raise_file_limit
 from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
@@ -44,9 +44,10 @@ from gpuward.host.xids import XidListener
 from gpuward.journal import Journal
 from gpuward.policy.endpoints import Listing
 from gpuward.policy.fleet import FleetState, Terms
-from gpuward.policy.health import XidSeen
-from gpuward.policy.inventory import Snapshot
 from gpuward.supervisor import Supervisor
+
+LONGEST_PAUSE_S = 5.0
+"""Of the loop, where nothing happens."""
 
 DEFAULT_CONFIG = Path("/etc/gpuward/gpuward.toml")
 
@@ -127,21 +128,17 @@ async def _run(
         raise CannotRun(str(error), permanent=False) from None
     try:
         notify = Notify()
+        surroundings = Surroundings(
+            log=log, log_target=log_target, notify=notify, server=server, runtime=runtime, departure=Departure()
+        )
+        parts = build(options, settings, places, surroundings)
         daemon = Daemon(
-            notify, log_target, simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1
+            parts, surroundings, simulate=options.simulate, sample_within_s=settings.inventory.deadline_s + 1
         )
-        parts = build(
-            options,
-            settings,
-            places,
-            runtime,
-            Outward(log=log, publish=server.publish, observe=daemon.observe, hear=daemon.hear),
-        )
-        parts.commands.control_counters = server.counters.document
         if server.trouble and (control.group != DEFAULT_GROUP or notify.present):  # no service has no operators
             parts.supervisor.notice("control-group", server.trouble)
-        await daemon.live(parts, server)
-        return daemon.replaced
+        await daemon.live()
+        return surroundings.departure.replaces
     finally:
         server.close()
 
@@ -272,19 +269,7 @@ def _source(options: Options, settings: HostSettings, claims: Path) -> Source:
     return Source(provider=simulated, simulation=simulated, env=dict(simulated.environment()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outward:
-    """Where news goes: the log, the subscribers; and who takes in samples and errors of the GPUs."""
-
-    log: FilteringBoundLogger
-    publish: Callable[[dict[str, Any]], None]
-    observe: Callable[[Snapshot], None]
-    hear: Callable[[XidSeen], None]
-
-
-def build(
-    options: Options, settings: HostSettings, places: Places, runtime: RuntimeDirectory, outward: Outward
-) -> Parts:
+def build(options: Options, settings: HostSettings, places: Places, around: Surroundings) -> Parts:
     """Put everything together; CannotRun where the simulation that is asked for is none."""
     source = _source(options, settings, places.claims)
     records, runs = Records(places.state), Runs(places.runtime / "runs", places.logs)
@@ -294,7 +279,6 @@ def build(
         source.provider,
         interval_s=settings.inventory.sample_interval_s,
         deadline_s=settings.inventory.deadline_s,
-        publish=outward.observe,
     )
     simulated = options.simulate is not None
     equipment = Equipment(
@@ -303,16 +287,18 @@ def build(
             python=sys.executable, simulated=simulated, inherited_env=dict(os.environ), sim_env=source.env
         ),
         records=records,
-        runtime=runtime,
+        runtime=around.runtime,
         runs=runs,
         sampler=sampler,
-        xids=XidListener(outward.hear) if isinstance(source.provider, NvmlGpus) else None,
+        xids=XidListener() if isinstance(source.provider, NvmlGpus) else None,
         leases=Leases(places.leases, places.shared_leases),
         logs=places.logs,
         instance=records.instance(),
+        reaper=Reaper(),
         cgroups=find_cgroups(Host.this(), records.instance()),
+        tick_s=around.notify.tick_s(LONGEST_PAUSE_S),
     )
-    journal = Journal(records.next_epoch(), outward.log, outward.publish)
+    journal = Journal(records.next_epoch(), around.log, around.server.publish)
     terms = Terms(
         memory_margin_bytes=settings.limits.memory_margin_bytes,
         release_timeout_s=settings.limits.release_timeout_s,
@@ -326,5 +312,6 @@ def build(
     care = GpuCare(supervisor, records, settings)
     views = Views(supervisor, fleets, care, time.monotonic())
     gpus = GpuCommands(equipment, care, views, source.simulation)
-    commands = Commands(equipment, supervisor, fleets, views, gpus)
+    others = Others(gpus=gpus, leaving=Leaving(supervisor, around.departure), counters=around.server.counters)
+    commands = Commands(equipment, supervisor, fleets, views, others)
     return Parts(equipment=equipment, supervisor=supervisor, fleets=fleets, care=care, commands=commands)

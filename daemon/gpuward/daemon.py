@@ -9,9 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from structlog.typing import FilteringBoundLogger
+
 from gpuward import __version__
 from gpuward.answering.commands import Commands
 from gpuward.control.server import Refusal, Server
+from gpuward.departure import Departure
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.gpu_care import GpuCare
@@ -19,12 +22,12 @@ from gpuward.host.daemon_log import LogTarget
 from gpuward.host.kernel_log import logged_xids
 from gpuward.host.notify import Notify
 from gpuward.host.process_setup import become_subreaper, has_terminal
+from gpuward.host.runtime_directory import RuntimeDirectory
 from gpuward.host.unit_job import pending_job
 from gpuward.lookout import Lookout
 from gpuward.planning import decoded, read_fleet_file, unreadable
 from gpuward.policy import fleet as policy
 from gpuward.policy.grace import longest_stop_s
-from gpuward.policy.health import XidSeen
 from gpuward.policy.inventory import Snapshot
 from gpuward.policy.life import Goal, Phase
 from gpuward.policy.ports import PortsExhausted
@@ -59,45 +62,49 @@ class Parts:
     commands: Commands
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is there before any part: where the log goes, who listens, and how a life may end early."""
+
+    log: FilteringBoundLogger
+    log_target: LogTarget
+    notify: Notify
+    server: Server
+    runtime: RuntimeDirectory
+    departure: Departure
+
+
 class Daemon:
-    """Runs until it is told to stop (every worker is down then) or to detach (they go on)."""
+    """Runs until it is told to stop (every worker is down then) or to depart (they keep running)."""
 
-    _parts: Parts
-    _takeover: Takeover
-    _lookout: Lookout
-
-    def __init__(self, notify: Notify, log_target: LogTarget, *, simulate: str | None, sample_within_s: float) -> None:
-        self._notify = notify
-        self._log_target = log_target
+    def __init__(self, parts: Parts, around: Surroundings, *, simulate: str | None, sample_within_s: float) -> None:
+        self._parts = parts
+        self._notify = around.notify
+        self._server = around.server
+        self._departure = around.departure
+        self._takeover = Takeover(parts.equipment, parts.supervisor, parts.fleets)
+        self._lookout = Lookout(parts.equipment, parts.supervisor, around.server, around.log_target)
         self._had_terminal = has_terminal()
         self._simulate = simulate
         self._sample_within_s = sample_within_s
         self._first_sample = asyncio.Event()
-        self._detached = asyncio.Event()
-        self.replaced = False
-        """Whether the installed program is to go on in this process."""
         self._stops = 0
         self._waiting_for_inventory = False
 
-    async def live(self, parts: Parts, server: Server) -> None:
+    async def live(self) -> None:
         """Take over, run, end."""
-        self._parts = parts
-        parts.commands.leaving.life = self
-        self._takeover = Takeover(parts.equipment, parts.supervisor, parts.fleets)
-        self._lookout = Lookout(parts.equipment, parts.supervisor, server, self._log_target)
-        loop = asyncio.get_running_loop()
+        parts, loop = self._parts, asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
         loop.set_exception_handler(lambda _, context: _fail(failed, context))
         self._handle_signals(loop)
         become_subreaper()
         parts.equipment.reaper.reap()  # of the program that this process was before `gpuctl daemon reexec`
-        parts.equipment.tick_s = self._notify.tick_s(parts.equipment.tick_s)
-        parts.equipment.sampler.start(loop)
+        parts.equipment.sampler.start(loop, self._observe)
         if parts.equipment.xids is not None:
-            parts.equipment.xids.start(loop)
-        serving = asyncio.create_task(server.serve(parts.commands.dispatch))
+            parts.equipment.xids.start(loop, parts.care.xid)
+        serving = asyncio.create_task(self._server.serve(parts.commands.dispatch))
         try:
-            await self._begin(server.path)
+            await self._begin(self._server.path)
             if parts.supervisor.state.halting:  # asked to stop before the workers that ran were known
                 parts.supervisor.command(policy.halt)
             await self._until_done(serving, failed)
@@ -110,22 +117,18 @@ class Daemon:
 
     async def _until_done(self, serving: asyncio.Task[None], failed: asyncio.Future[None]) -> None:
         turning = asyncio.create_task(self._parts.supervisor.run(self._on_turn))
-        detached = asyncio.create_task(self._detached.wait())
-        watched: set[asyncio.Future[Any]] = {serving, turning, failed, detached}
+        departed = asyncio.create_task(self._depart())
+        watched: set[asyncio.Future[Any]] = {serving, turning, failed, departed}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for done in (failed, serving, turning):
             if done.done():
                 done.result()
-        reason = "the workers go on" if detached.done() else "every worker is down"
+        reason = "the workers keep running" if departed.done() else "every worker is down"
         self._parts.supervisor.journal.log.info("stopped", reason=reason)
         turning.cancel()
-        detached.cancel()
+        departed.cancel()
 
-    def hear(self, seen: XidSeen) -> None:
-        """Take an error in that the driver has reported."""
-        self._parts.care.xid(seen)
-
-    def observe(self, snapshot: Snapshot) -> None:
+    def _observe(self, snapshot: Snapshot) -> None:
         """Take a sample of the GPUs in."""
         self._parts.supervisor.observe(snapshot)
         self._parts.care.observe(snapshot)
@@ -233,19 +236,22 @@ class Daemon:
         """A restart of the service leaves the workers to the next daemon; a stop stops them."""
         job = await asyncio.to_thread(pending_job)
         if job == "restart":
-            self.detach("systemd restarts the service")
+            self._departure.ask("systemd restarts the service")
         else:
             self._halt()
 
-    def detach(self, reason: str, *, replace: bool = False, by: By | None = None) -> None:
-        """End this daemon and leave every worker running for the next one; it may go on in this very process."""
-        self._parts.supervisor.journal.note("daemon-detaches", f"{reason}: the workers go on without a daemon", by=by)
-        self.replaced = replace
-        if replace:
+    async def _depart(self) -> None:
+        """Return when this daemon is to leave its workers to the next one; it may go on in this very process."""
+        departure = self._departure
+        await departure.asked.wait()
+        self._parts.supervisor.journal.note(
+            "daemon-detaches", f"{departure.reason}: the workers keep running", by=departure.by
+        )
+        if departure.replaces:
             self._notify.reloading()
         else:
             self._notify.stopping(5.0)
-        asyncio.get_running_loop().call_later(ANSWER_LEAVES_S, self._detached.set)
+        await asyncio.sleep(ANSWER_LEAVES_S)
 
     def _halt(self) -> None:
         self._parts.supervisor.journal.note("daemon-stops", "stops every worker, dependents first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpuward.host.xids import XidListener
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Equipment:
     """``instance`` marks this daemon's processes; ``tick_s`` is the longest pause of the loop.
 
@@ -33,13 +33,13 @@ class Equipment:
     runtime: RuntimeDirectory
     runs: Runs
     sampler: Sampler
-    xids: XidListener | None = None
+    xids: XidListener | None
     leases: Leases
     logs: Path
     instance: str
-    reaper: Reaper = field(default_factory=Reaper)
-    cgroups: Cgroups = field(default_factory=Cgroups)
-    tick_s: float = 5.0
+    reaper: Reaper
+    cgroups: Cgroups
+    tick_s: float
 
     def log_path(self, worker: str, run: int) -> Path:
         """Where the output of a run goes."""

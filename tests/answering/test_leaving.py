@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +11,7 @@ from tests.policy.fleets import a_snapshot
 
 from gpuward.answering.leaving import Leaving
 from gpuward.control.server import Refusal
+from gpuward.departure import Departure
 from gpuward.policy.fleet import FleetState
 from gpuward.policy.life import Phase, Worker
 from gpuward.policy.reasons import By
@@ -18,39 +19,28 @@ from gpuward.policy.reasons import By
 BOB = By(uid=1000, user="bob")
 
 
-@dataclass
-class ALife:
-    ended: str = ""
-    by: By | None = None
-
-    def detach(self, reason: str, *, replace: bool = False, by: By | None = None) -> None:
-        self.ended, self.by = reason, by
-
-
-def leaving(*, halting: bool = False) -> tuple[Leaving, ALife]:
+def leaving(*, halting: bool = False) -> tuple[Leaving, Departure]:
     workers = {"m/0": Worker(name="m/0", pool="m", index=0, phase=Phase.READY)}
     workers["m/1"] = replace(workers["m/0"], name="m/1", phase=Phase.STOPPED)
     state = FleetState(snapshot=a_snapshot(), workers=workers, halting=halting)
-    under_test = Leaving(SimpleNamespace(state=state))  # type: ignore[arg-type]
-    life = ALife()
-    under_test.life = life
-    return under_test, life
+    departure = Departure()
+    return Leaving(SimpleNamespace(state=state), departure), departure  # type: ignore[arg-type]
 
 
 def test_detach_tells_who_goes_on_and_ends_the_life() -> None:
-    under_test, life = leaving()
+    under_test, departure = leaving()
 
     answer = asyncio.run(under_test.answer("detach", BOB))
 
     assert answer["workers"] == ["m/0"]
-    assert (life.ended, life.by) == ("gpuctl daemon detach (bob)", BOB)
+    assert (departure.reason, departure.by) == ("gpuctl daemon detach (bob)", BOB)
 
 
 @pytest.mark.parametrize("op", ["detach", "reexec"])
 def test_a_daemon_that_stops_its_workers_is_not_left_half_way(op: str) -> None:
-    under_test, life = leaving(halting=True)
+    under_test, departure = leaving(halting=True)
 
     with pytest.raises(Refusal, match="stopping its workers") as refused:
         asyncio.run(under_test.answer(op, BOB))
 
-    assert (refused.value.code, life.ended) == ("shutting-down", "")
+    assert (refused.value.code, departure.reason) == ("shutting-down", "")

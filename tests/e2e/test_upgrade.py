@@ -119,7 +119,7 @@ def test_a_detached_daemon_is_gone_and_its_workers_are_the_next_ones(daemon: Dae
     daemon.start(FLEET)
 
     assert (told.returncode, code) == (0, 0)
-    assert "3 workers go on" in told.stdout
+    assert "3 workers kept running" in told.stdout
     assert pids(daemon) == before
 
 

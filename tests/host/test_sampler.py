@@ -49,9 +49,7 @@ class Host:
     def __init__(self, *, interval_s: float = NEVER_S, deadline_s: float = DEADLINE_S) -> None:
         self.gpus = HangingGpus()
         self.published: asyncio.Queue[Snapshot] = asyncio.Queue()
-        self.sampler = Sampler(
-            self.gpus, interval_s=interval_s, deadline_s=deadline_s, publish=self.published.put_nowait
-        )
+        self.sampler = Sampler(self.gpus, interval_s=interval_s, deadline_s=deadline_s)
 
     async def next(self) -> Snapshot:
         return await asyncio.wait_for(self.published.get(), 10)
@@ -64,7 +62,7 @@ class Host:
 
 def in_loop(scenario: Callable[[Host], Awaitable[None]], host: Host) -> None:
     async def run() -> None:
-        host.sampler.start(asyncio.get_running_loop())
+        host.sampler.start(asyncio.get_running_loop(), host.published.put_nowait)
         try:
             await scenario(host)
         finally:

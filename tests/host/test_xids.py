@@ -21,7 +21,7 @@ class Host:
         gpus = [DriverGpu(f"GPU-{index}", f"00000000:{0x10 + index:02X}:00.0") for index in range(3)]
         self.driver = FakeDriver(*gpus)
         self.published: asyncio.Queue[XidSeen] = asyncio.Queue()
-        self.listener = XidListener(self.published.put_nowait, binding_to(self.driver))
+        self.listener = XidListener(binding_to(self.driver))
 
     async def next(self) -> XidSeen:
         return await asyncio.wait_for(self.published.get(), 10)
@@ -32,7 +32,7 @@ class Host:
 
 def in_loop(scenario: Callable[[Host], Awaitable[None]], host: Host) -> None:
     async def run() -> None:
-        host.listener.start(asyncio.get_running_loop())
+        host.listener.start(asyncio.get_running_loop(), host.published.put_nowait)
         try:
             await scenario(host)
         finally:

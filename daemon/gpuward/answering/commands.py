@@ -8,7 +8,7 @@ import pwd
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -21,7 +21,7 @@ from gpuward.answering.views import Document, Views, operation_document, plan_do
 from gpuward.control import requests as ask
 from gpuward.control.protocol import PROTOCOL_VERSION
 from gpuward.control.roles import Peer, Role, Roles
-from gpuward.control.server import Refusal
+from gpuward.control.server import Counters, Refusal
 from gpuward.equipment import Equipment
 from gpuward.fleets import Fleets
 from gpuward.planning import Decoded, FleetText, Proposal, decoded, read_fleet_file, unreadable
@@ -50,22 +50,30 @@ ADMINISTERING = frozenset({"apply", "reload", "detach", "reexec"})
 """Operations that can run a new program, or end the daemon; a roll with a file is one too. All others operate."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Others:
+    """Who answers what is neither of workers nor of fleets; ``counters``: of the control socket."""
+
+    gpus: GpuCommands
+    leaving: Leaving
+    counters: Counters
+
+
 class Commands:
     """Answers requests; runs on the loop's thread."""
 
     def __init__(
-        self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views, gpus: GpuCommands
+        self, equipment: Equipment, supervisor: Supervisor, fleets: Fleets, views: Views, others: Others
     ) -> None:
         self._equipment = equipment
         self._roles = Roles(equipment.settings.control.group, equipment.settings.control.admins)
         self._supervisor = supervisor
         self._fleets = fleets
         self._views = views
-        self._gpus = gpus
+        self._gpus = others.gpus
+        self._leaving = others.leaving
+        self._counters = others.counters
         self._beforehand = Beforehand(equipment, supervisor)
-        self.control_counters: Callable[[], dict[str, int]] = dict
-        """What the control socket counts."""
-        self.leaving = Leaving(supervisor)
         self.open = False
         """Whether commands are taken; before, the daemon is still looking at what an earlier one left."""
 
@@ -110,14 +118,14 @@ class Commands:
                 worker = self._worker(args.worker)
                 return self._views.why(worker, self._equipment.records.history(worker.name))
             case _ if request.op in {"detach", "reexec"}:
-                return await self.leaving.answer(request.op, by)
+                return await self._leaving.answer(request.op, by)
             case _:
                 return self._plain(request.op)
 
     def _plain(self, op: str) -> Document:
         if op == "status":
             status = self._views.status()
-            status["daemon"]["control"] = self.control_counters()
+            status["daemon"]["control"] = self._counters.document()
             return status
         pong = {"pong": True, "pid": os.getpid(), "version": __version__, "protocol": PROTOCOL_VERSION}
         return {**pong, "epoch": self._supervisor.journal.epoch, "open": self.open}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from gpuward.control.client import Refused, Unreachable
@@ -43,7 +42,7 @@ def daemon(args: Namespace, client: Client, screen: Screen) -> int:
 
 def _detach(client: Client, screen: Screen) -> int:
     answer: Detached = client.call("detach", timeout_s=ASK_WITHIN_S)
-    _until_gone(answer["pid"], time.monotonic() + GONE_WITHIN_S)
+    _until_gone(client, answer["pid"], time.monotonic() + GONE_WITHIN_S)
     kept = f"{counted(len(answer['workers']), 'worker')} kept running; the next daemon adopts them"
     screen.listing(
         answer, [answer], [str(answer["pid"])], lambda: screen.sentence(f"daemon {answer['pid']} has ended; {kept}")
@@ -51,12 +50,16 @@ def _detach(client: Client, screen: Screen) -> int:
     return EXIT_OK
 
 
-def _until_gone(pid: int, until_s: float) -> None:
-    """Wait until the daemon has ended; Trouble, exit 1, where it does not."""
-    while os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - pathlib costs 3 ms
-        if time.monotonic() > until_s:
-            raise Trouble(f"daemon {pid} was asked to end and is still there", EXIT_FAILED)
+def _until_gone(client: Client, pid: int, until_s: float) -> None:
+    """Wait until the daemon answers no more; Trouble, exit 1, where it still does."""
+    while time.monotonic() < until_s:
+        try:
+            if client.call("ping", timeout_s=2.0)["pid"] != pid:
+                return  # the next one is there already
+        except (Unreachable, Refused):
+            return
         time.sleep(LOOK_AGAIN_S)
+    raise Trouble(f"daemon {pid} was asked to end and still answers", EXIT_FAILED)
 
 
 def _reexec(args: Namespace, client: Client, screen: Screen) -> int:

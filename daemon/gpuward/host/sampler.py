@@ -32,15 +32,13 @@ class Sampler:
     per further ``deadline_s``, until the call comes back. All methods are for the loop's thread.
     """
 
-    def __init__(
-        self, provider: GpuProvider, *, interval_s: float, deadline_s: float, publish: Callable[[Snapshot], None]
-    ) -> None:
+    def __init__(self, provider: GpuProvider, *, interval_s: float, deadline_s: float) -> None:
         self._provider = provider
         self._usual_s = interval_s
         self._interval_s = interval_s
         self._deadline_s = deadline_s
         self._arrived_at_s = time.monotonic()
-        self._publish = publish
+        self._publish: Callable[[Snapshot], None] = _nobody_listens
         self._rounds: SimpleQueue[bool | asyncio.Future[None]] = SimpleQueue()
         self._released = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,9 +58,10 @@ class Sampler:
         """The snapshot published last; state unavailable before the first."""
         return self._latest
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread and the first round."""
+    def start(self, loop: asyncio.AbstractEventLoop, publish: Callable[[Snapshot], None]) -> None:
+        """Start the thread and the first round; ``publish`` gets each snapshot, on the loop."""
         self._loop = loop
+        self._publish = publish
         threading.Thread(target=self._run_rounds, args=(loop,), name="gpu-sampler", daemon=True).start()
         self._begin()
 
@@ -201,3 +200,7 @@ def _settle(closed: asyncio.Future[None]) -> None:
 def _raise(error: BaseException) -> None:
     """On the loop, whose exception handler is the daemon's."""
     raise error
+
+
+def _nobody_listens(_snapshot: Snapshot) -> None:
+    """Before `Sampler.start`."""

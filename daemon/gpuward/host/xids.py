@@ -35,8 +35,8 @@ _PAUSE_MAX_S: Final = 30.0
 class XidListener:
     """Publishes XIDs on the loop. All methods are for the loop's thread."""
 
-    def __init__(self, publish: Callable[[XidSeen], None], pynvml_module: ModuleType | None = None) -> None:
-        self._publish = publish
+    def __init__(self, pynvml_module: ModuleType | None = None) -> None:
+        self._publish: Callable[[XidSeen], None] = _nobody_listens
         self._nvml = Nvml(pynvml_module)
         self._wanted = threading.Event()
         self._changed = threading.Event()
@@ -44,9 +44,10 @@ class XidListener:
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread."""
+    def start(self, loop: asyncio.AbstractEventLoop, publish: Callable[[XidSeen], None]) -> None:
+        """Start the thread; ``publish`` gets each XID, on the loop."""
         self._loop = loop
+        self._publish = publish
         self._wanted.set()
         threading.Thread(target=self._listen, name="gpu-xids", daemon=True).start()
 
@@ -133,6 +134,10 @@ class XidListener:
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed while the driver kept us
                 loop.call_soon_threadsafe(self._publish, seen)
+
+
+def _nobody_listens(_seen: XidSeen) -> None:
+    """Before `XidListener.start`."""
 
 
 def _address(handle: Any) -> int | None:  # noqa: ANN401  ctypes
