@@ -1,4 +1,4 @@
-"""What holds for all tests: examples of Hypothesis have no deadline each, a busy machine would miss it; tests have one."""
+"""For all tests: an example of Hypothesis has no deadline, which a busy machine would miss; each test has a timeout."""
 
 from __future__ import annotations
 
