@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gpuward.equipment import Equipment
 from gpuward.host.leftovers import in_cgroup, orphans, still_alive, trees, who
 from gpuward.host.live import LiveRun, sweep
-from gpuward.host.processes import Identity
+from gpuward.host.processes import Identity, identify
 from gpuward.policy.life import Event, Lingers
 from gpuward.running.autopsy import DeadRun
 
@@ -52,10 +52,20 @@ class Sweeping:
             killed.update(left)
             told = time.monotonic() > began_s + TOLD_AFTER_S
             if told:
+                self._keep_for_the_next(dead, left)
                 self._submit(dead.worker, Lingers(dead.run, await asyncio.to_thread(who, left)))
             await asyncio.sleep(SLOWLY_AGAIN_S if told else AGAIN_S)
         self._seen.pop(dead.worker, None)
         return len(killed)
+
+    def _keep_for_the_next(self, dead: DeadRun, left: Iterable[int]) -> None:
+        """Note who is left: orphans come to this process only, a daemon that follows it could not find them."""
+        known = self._known(dead.worker, dead.run)
+        living = {one for one in map(identify, left) if one is not None}
+        members = (*known, *sorted(living - {*known}, key=lambda one: one.pid))
+        if members != known:
+            self._seen[dead.worker] = (dead.run, members)
+            self._equipment.runs.keep_tree(dead.worker, dead.run, members)
 
     async def look_at(self, live: LiveRun, *, kill: bool) -> bool:
         """Tell what is left below a keeper whose run has no main process any more; return whether anything is."""

@@ -89,6 +89,8 @@ def test_no_run_starts_beside_what_a_killed_keeper_left_not_even_with_the_next_d
     daemon.kill()
     daemon.start(before_exec=without_the_right_to_kill_others)
     waits = daemon.until("w/0", lambda worker: f"pid {child.pid} (sleep" in worker["reason"], within_s=5)
+    with pytest.raises(AssertionError, match="stays"):
+        daemon.until("w/0", lambda worker: worker["run"] != 1 or worker["phase"] != "stopping", within_s=3)
     os.kill(child.pid, signal.SIGKILL)
     again = daemon.until("w/0", lambda worker: worker["ready"])
 
