@@ -45,7 +45,8 @@ from gpuward.policy.roll import Roll
 from gpuward.policy.worker import stays
 from gpuward.running import endpoints
 from gpuward.running.attribution import Attribution
-from gpuward.running.runner import Reports, Runner
+from gpuward.running.handles import Reports
+from gpuward.running.runner import Runner
 from gpuward.running.traces import Traces
 
 MEMORY_MOVES = frozenset({Phase.STARTING, Phase.STOPPING, Phase.RELEASING})

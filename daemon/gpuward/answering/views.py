@@ -26,7 +26,7 @@ from gpuward.policy.phases import at_present
 from gpuward.policy.plan import Plan
 from gpuward.policy.reload import Change
 from gpuward.policy.under_way import under_way
-from gpuward.running.runner import Handle
+from gpuward.running.handles import Handle
 from gpuward.supervisor import Supervisor
 
 Document = dict[str, Any]

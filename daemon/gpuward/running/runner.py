@@ -1,4 +1,4 @@
-"""Performs what policy decided about runs: starts keepers, signals, watches readiness, finds out how runs ended.
+"""Performs what policy decided about runs: starts keepers, signals, finds out how runs ended.
 
 It holds the handles of living runs; it decides nothing. What it learns goes back as events.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from gpuward.config.fleet import Pool
 from gpuward.engines.launch import CannotLaunch, Launch, Readiness
@@ -18,65 +16,21 @@ from gpuward.host.live import LiveRun, sweep
 from gpuward.host.processes import Identity, same
 from gpuward.host.runs import StillRunning
 from gpuward.policy.causes import own_signatures
-from gpuward.policy.last_moments import LastMoments
-from gpuward.policy.life import (
-    BecameReady,
-    Drained,
-    Event,
-    Goal,
-    Hung,
-    Phase,
-    ProbeMissed,
-    StartRefused,
-    Worker,
-)
-from gpuward.policy.liveness import Report
+from gpuward.policy.life import Goal, Phase, StartRefused, Worker
 from gpuward.running.attribution import Tracks
 from gpuward.running.autopsy import DeadRun, Findings, examine, judged, never_started
-from gpuward.running.draining import until_drained
-from gpuward.running.liveness import until_hung
-from gpuward.running.probing import until_ready
+from gpuward.running.handles import Handle, Reports, Tasks
 from gpuward.running.reading import LogReading
 from gpuward.running.starting import known_marker, planned, port_taken, prune_logs, run_spec
 from gpuward.running.sweeping import LINGERS_AFTER_S, Sweeping
 from gpuward.running.traces import wall_time
+from gpuward.running.watching import Watching
 
 READ_EVERY_S = 1.0
 """Pause between two looks at who has printed much."""
 
 ANNOUNCED_WITHIN_S = 10.0
 """A keeper that holds its worker's lock names itself within milliseconds; on a swapping host, within this."""
-
-
-@dataclass(slots=True)
-class Handle:
-    """What is held of one living run.
-
-    ``died_unasked``: its main process was dead before anybody asked for that. ``rested``: nothing was left of its tree
-    when somebody looked, and yet the keeper had not ended.
-    """
-
-    live: LiveRun
-    marker: str
-    readiness: Readiness | None
-    started_s: float
-    reading: LogReading
-    probing: asyncio.Task[None] | None = None
-    liveness: Report | None = None
-    died_unasked: bool = False
-    rested: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reports:
-    """Where the runner's news goes, and where it looks up what is wanted of a worker."""
-
-    submit: Callable[[str, Event], None]
-    ended: Callable[[Findings], None]
-    worker: Callable[[str], Worker | None]
-    pool: Callable[[str], Pool | None]
-    moments: Callable[[DeadRun, float], LastMoments]
-    port_blocks: Callable[[], Mapping[str, int]]
 
 
 class Runner:
@@ -86,7 +40,8 @@ class Runner:
         self.handles: dict[str, Handle] = {}
         self._equipment = equipment
         self._reports = reports
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
+        self._watching = Watching(equipment, reports, self._tasks)
         self._reads_ahead = False
         self._sweeping = Sweeping(equipment, reports.submit)
 
@@ -106,23 +61,16 @@ class Runner:
         """Take over the run that an earlier daemon left, or learn how it ended."""
         keeper = self._equipment.runs.keeper_identity(worker.name, worker.run)
         if keeper is None:
-            self._task(self._await_keeper(worker, pool))
+            self._tasks.begin(self._await_keeper(worker, pool))
         else:
             self._take_over(worker, pool, keeper)
 
     def terminate(self, name: str) -> None:
         """SIGTERM to a worker's main process."""
         if handle := self.handles.get(name):
-            self._stop_probing(handle)
+            self._watching.stop(handle)
             handle.live.terminate()
-            self._count(name, handle)
-
-    def _count(self, name: str, handle: Handle) -> None:
-        """Tell how many requests a run that is to end still works on, where it can be asked."""
-        if handle.readiness is not None and handle.readiness.model is not None:
-            run = handle.live.run
-            counted = until_drained(handle.readiness, lambda count: self._reports.submit(name, Drained(run, count)))
-            handle.probing = self._task(counted)
+            self._watching.until_drained(handle)
 
     def kill(self, name: str) -> None:
         """SIGKILL to a worker's whole tree."""
@@ -132,7 +80,7 @@ class Runner:
     def kill_rest(self, name: str) -> None:
         """SIGKILL to what is left of a tree, to its keeper only where nothing is: it holds the leases meanwhile."""
         if handle := self.handles.get(name):
-            self._task(self._kill_rest(handle))
+            self._tasks.begin(self._kill_rest(handle))
 
     async def _kill_rest(self, handle: Handle) -> None:
         left = await self._sweeping.look_at(handle.live, kill=True)
@@ -144,7 +92,7 @@ class Runner:
         """SIGKILL to what carries the marker of a run, unless a keeper holds that very run."""
         keeper = self._equipment.runs.keeper_identity(name, run)
         if keeper is None or not same(keeper):
-            self._task(self._sweep(f"GPUWARD_RUN={self._equipment.instance}:{name}#{run}"))
+            self._tasks.begin(self._sweep(f"GPUWARD_RUN={self._equipment.instance}:{name}#{run}"))
 
     async def _sweep(self, marker: str) -> None:
         await asyncio.to_thread(sweep, marker, None)
@@ -162,10 +110,9 @@ class Runner:
     def close(self) -> None:
         """Let go of every run; they go on."""
         for handle in self.handles.values():
-            self._stop_probing(handle)
+            self._watching.stop(handle)
             handle.live.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def _spawn(self, worker: Worker, pool: Pool, plan: Launch) -> StartRefused | None:
         try:
@@ -184,8 +131,10 @@ class Runner:
         name, run = worker.name, worker.run
         if not self._reads_ahead:
             self._reads_ahead = True
-            self._task(self._read_ahead())
-            self._task(self._sweeping.look_around(lambda: {name: one.live for name, one in self.handles.items()}))
+            self._tasks.begin(self._read_ahead())
+            self._tasks.begin(
+                self._sweeping.look_around(lambda: {name: one.live for name, one in self.handles.items()})
+            )
         live = LiveRun(
             self._equipment.runs,
             name,
@@ -218,23 +167,22 @@ class Runner:
         handle = self._hold(worker, known_marker(self._equipment, worker), self._readiness(worker, pool))
         if not handle.live.adopt(keeper):
             del self.handles[worker.name]
-            self._task(self._examine(self._dead(worker, handle.marker, None)))
+            self._tasks.begin(self._examine(self._dead(worker, handle.marker, None)))
             return
         now = self._reports.worker(worker.name) or worker
         if now.phase is Phase.STOPPING:
             (self.kill if now.killed else self.terminate)(worker.name)
         elif now.phase is Phase.STARTING:
             self._started(worker.name, worker.run)
-        elif handle.readiness is not None:
-            handle.probing = self._task(self._watch(worker.name, worker.run, handle.readiness))
+        else:
+            self._watching.until_hung(handle)
 
     async def _after_no_keeper(self, worker: Worker) -> None:
         """No keeper was ever named: the daemon ended between the decision and the start, or the records are gone."""
         dead = self._dead(worker, known_marker(self._equipment, worker), None)
         findings = await self._found(dead)
-        told = (
-            self._equipment.runs.ending(worker.name, worker.run) is not None
-        )  # a keeper that nobody knew of has ended
+        # a keeper that nobody knew of may have ended meanwhile
+        told = self._equipment.runs.ending(worker.name, worker.run) is not None
         if findings.ending.descendants_killed or told:
             self._reports.ended(findings)
         else:
@@ -250,59 +198,27 @@ class Runner:
 
     def _started(self, name: str, run: int) -> None:
         handle = self.handles.get(name)
-        if handle is not None and handle.live.run == run and handle.readiness is not None:
-            handle.probing = self._task(self._probe(name, handle, handle.readiness))
-
-    async def _probe(self, name: str, handle: Handle, readiness: Readiness) -> None:
-        run = handle.live.run
-        await until_ready(
-            readiness,
-            log=self._equipment.log_path(name, run),
-            started_s=handle.started_s,
-            tree=handle.live.tree,
-            missed=lambda reason: self._reports.submit(name, ProbeMissed(run, reason)),
-            output_trouble=lambda: self._equipment.runs.log_trouble(name, run),
-            asks=lambda: (pool := self._reports.pool(name)) is not None and pool.liveness.canary,
-        )
-        self._reports.submit(name, BecameReady(run))
-        await self._watch(name, run, readiness)
-
-    async def _watch(self, name: str, run: int, readiness: Readiness) -> None:
-        """Tell when a ready run hangs, where it can be asked at all."""
-        if readiness.url is not None:
-            reason = await until_hung(
-                readiness, lambda: self._reports.pool(name), lambda report: self._note_liveness(name, run, report)
-            )
-            self._reports.submit(name, Hung(run, reason))
-
-    def _note_liveness(self, name: str, run: int, report: Report) -> None:
-        handle = self.handles.get(name)
         if handle is not None and handle.live.run == run:
-            handle.liveness = report
-
-    def _stop_probing(self, handle: Handle) -> None:
-        if handle.probing is not None:
-            handle.probing.cancel()
-            handle.probing = None
+            self._watching.until_ready(handle)
 
     def _main_ended(self, name: str, run: int) -> None:
         """A dead main process serves nobody, whatever becomes of its keeper: told, unless the run ends at once."""
         handle, worker = self.handles.get(name), self._reports.worker(name)
         if handle is None or handle.live.run != run:
             return
-        self._stop_probing(handle)
+        self._watching.stop(handle)
         handle.died_unasked = worker is not None and worker.phase in {Phase.STARTING, Phase.READY}
         asyncio.get_running_loop().call_later(LINGERS_AFTER_S, self._look_at, handle)
 
     def _look_at(self, handle: Handle) -> None:
         if self.handles.get(handle.live.worker) is handle:
-            self._task(self._sweeping.look_at(handle.live, kill=False))
+            self._tasks.begin(self._sweeping.look_at(handle.live, kill=False))
 
     def _keeper_ended(self, name: str, run: int) -> None:
         handle = self.handles.get(name)
         if handle is None or handle.live.run != run:
             return
-        self._stop_probing(handle)
+        self._watching.stop(handle)
         del self.handles[name]
         handle.live.close()
         worker = self._reports.worker(name)
@@ -312,7 +228,7 @@ class Runner:
                 dead = replace(dead, keeper_code=self._equipment.reaper.code(handle.live.keeper_pid))
             if handle.died_unasked:
                 dead = replace(dead, commanded=False, stopped_at=None)
-            self._task(self._examine(dead))
+            self._tasks.begin(self._examine(dead))
 
     async def _examine(self, dead: DeadRun) -> None:
         self._reports.ended(await self._found(dead))
@@ -356,15 +272,3 @@ class Runner:
             log=reading or self._reading(worker.name, worker.run),
             stopped_at=wall_time(worker.since_s) if worker.phase is Phase.STOPPING and ending is not None else None,
         )
-
-    def _task(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        """An unexpected error in a task is one of the daemon: let it end, the keepers hold the workers."""
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            asyncio.get_running_loop().call_exception_handler({"message": "a run's task failed", "exception": error})
