@@ -20,6 +20,7 @@ from gpuward.policy.last_moments import NOTHING_KNOWN, LastMoments, with_late_xi
 from gpuward.policy.life import Event, LadderStep, LastExit, RunEnded, StartRefused, Worker
 from gpuward.policy.memory import claim_bytes
 from gpuward.policy.reasons import WaitKind
+from gpuward.policy.repeats import with_last
 from gpuward.running.autopsy import DeadRun, Findings
 from gpuward.running.traces import Span, Traces
 
@@ -58,7 +59,7 @@ class Ends:
 
     def take(self, findings: Findings) -> None:
         """Keep the record of a run, then tell policy. Its directory stays until the worker's next start."""
-        findings = self._without_secrets(findings)
+        findings = self._with_last(self._without_secrets(findings))
         dead, verdict, ending = findings.dead, findings.verdict, findings.ending
         if findings.refused:
             spent = self._equipment.log_path(dead.worker, dead.run).exists()
@@ -74,6 +75,7 @@ class Ends:
             evidence=verdict.evidence,
             reason=verdict.reason,
             xids=verdict.xids,
+            first_error=verdict.first_error,
             ended_by="hang" if dead.hung else dead.ending.kind if dead.ending is not None else "",
             by=dead.ending.by if dead.ending is not None and not dead.hung else None,
         )
@@ -94,6 +96,13 @@ class Ends:
             ended_s=ending.at_s,
         )
         self._submit(dead.worker, ended)
+
+    def _with_last(self, findings: Findings) -> Findings:
+        worker = self._fleet().workers.get(findings.dead.worker)
+        if worker is None:
+            return findings
+        verdict = with_last(findings.verdict, findings.dead.run, worker.last_exit)
+        return replace(findings, verdict=verdict)
 
     def _without_secrets(self, findings: Findings) -> Findings:
         """What a run printed may hold what it was given in confidence; nothing of that is kept or shown."""

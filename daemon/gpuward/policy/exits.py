@@ -44,6 +44,9 @@ SHELL_SIGNAL_BASE: Final = 128
 USAGE_EXIT_CODE: Final = 2
 """Of argparse and most programs; alone it proves nothing."""
 
+FAILED_EXIT_CODE: Final = 1
+"""Of Python, and of vLLM where a start fails with an exception."""
+
 LOG_PREFIX: Final = re.compile(
     r"^(?:\([^)]{0,80}\) )?(?:[A-Z]{1,8} [\d-]{1,10} [\d:]{1,15} \[[^\]]{0,200}\] )?\s{0,80}"
 )
@@ -98,7 +101,7 @@ class Verdict:
     ``evidence``: at most 5 lines of output of at most 300 characters, the cause first. ``permanent``: a new start with
     the same configuration ends the same way. ``hint``: what would help, empty where nobody knows. ``reason``: one
     sentence with the numbers. ``offer_tokens``: the longest context that the engine says would fit.
-    ``xids``: names of the GPU errors in the evidence.
+    ``xids``: names of the GPU errors in the evidence. ``first_error``: as in `life.LastExit`.
     """
 
     cause: Cause
@@ -109,6 +112,7 @@ class Verdict:
     offer_tokens: int | None = None
     xids: tuple[str, ...] = ()
     wanting: Wanting | None = None
+    first_error: str = ""
 
 
 def classify(
@@ -297,7 +301,8 @@ def _crash(end: RunEnd, findings: Findings, *, running: bool) -> Verdict:
         reason = f"it ended by itself {when} ({_how(end)}){told}"
         if end.signal is not None:
             reason = f"it was killed by {_signal(end.signal)} {when}{NOT_BY_US}{told}"
-    return Verdict(cause=Cause.CRASH, evidence=_evidence(findings), reason=reason)
+    first_error = "" if running or end.code != FAILED_EXIT_CODE or findings.may_pass else findings.fingerprint
+    return Verdict(cause=Cause.CRASH, evidence=_evidence(findings), reason=reason, first_error=first_error)
 
 
 def _evidence(findings: Findings) -> tuple[str, ...]:

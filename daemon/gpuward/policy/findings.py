@@ -50,6 +50,13 @@ WRAPPERS: Final = re.compile(
 )
 """Exceptions that only carry the news of another; never the cause."""
 
+MAY_PASS: Final = re.compile(
+    r"(?i)connection|connect to|time[d-]? ?out|temporar|unavailable|refused|reset by peer|try again|network|unreachable"
+    r"|resolution|resolve|\bbusy\b|in use|too many|\b(?:429|50[0-4])\b|memory|interrupted|lock|broken pipe|\bI/O\b"
+)
+"""What an exception says that the next start may not meet."""
+
+NUMBERS: Final = re.compile(r"0x[0-9a-fA-F]{1,16}|\d{1,30}")
 USAGE: Final = re.compile(r"^\S[^:]{0,200}: error: \S")
 MILD: Final = re.compile(r"^(?:\([^)]{0,80}\) )?(?:INFO|DEBUG|(?P<warning>WARNING))[ :]")
 """Lines of these levels may quote anything, also a user's prompt; what a program goes on after is no cause."""
@@ -157,6 +164,17 @@ class Findings:
             if number >= end - EXCEPTION_REACH_LINES:
                 return line
         return ""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether one of the exceptions speaks of what may be over at the next start."""
+        return any(MAY_PASS.search(line) for _, line in self._exceptions)
+
+    @property
+    def fingerprint(self) -> str:
+        """The first exception without what differs from run to run; empty where there was none."""
+        found = EXCEPTION.search(self.exception)
+        return NUMBERS.sub("#", self.exception[found.start() :].strip(" :]")) if found is not None else ""
 
     def _serves(self) -> None:
         """Requests can come from here on: what was said before is of the start."""

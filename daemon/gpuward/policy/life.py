@@ -43,6 +43,7 @@ class LastExit:
     """How a run ended; ``at`` is wall time in seconds since the epoch, ``reason`` says it in one sentence.
 
     ``xids``: the GPU errors that are in the evidence, as `last_moments.XidHeard.named`.
+    ``first_error``: what a start that failed for no known cause said first, without its numbers; empty for other ends.
     ``ended_by``: the kind of `reasons.Ending`, empty where nothing but itself ended it; ``by``: the person who asked.
     """
 
@@ -54,6 +55,7 @@ class LastExit:
     evidence: tuple[str, ...] = ()
     reason: str = ""
     xids: tuple[str, ...] = ()
+    first_error: str = ""
     ended_by: str = ""
     by: By | None = None
 

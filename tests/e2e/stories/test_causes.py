@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import sys
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
@@ -79,6 +80,18 @@ gpus-per-worker = 0
     worker = daemon.until("x/0", lambda worker: worker["phase"] == "failed")
     assert worker["last_exit"]["cause"] == "config-error"
     assert worker["reason"].startswith("there is no license for eight GPUs (exit code 1); not tried again; buy one")
+
+
+def test_a_start_that_fails_twice_with_the_same_error_is_not_tried_a_third_time(daemon: DaemonUnderTest) -> None:
+    script = "import os; raise ValueError('no such option in %d' % os.getpid())"
+    pool = f'[pool.x]\nengine = "command"\ncommand = ["{sys.executable}", "-c", "{script}"]\ngpus-per-worker = 0\n'
+    daemon.start(pool + "[pool.x.restart]\ndelay-first-s = 0.05\n")
+
+    worker = daemon.until("x/0", lambda worker: worker["phase"] == "failed")
+
+    assert (worker["run"], worker["last_exit"]["cause"]) == (2, "config-error")
+    assert "first error: ValueError: no such option in" in worker["reason"]
+    assert "the start before it failed with the same error" in worker["reason"]
 
 
 def test_what_a_client_asks_for_is_no_cause_of_an_end(daemon: DaemonUnderTest) -> None:
