@@ -118,3 +118,20 @@ def test_a_line_of_hostile_text_is_read_in_a_moment(unit: str) -> None:
     line = (unit * LINE)[:LINE]
 
     assert quickest_s(lambda: Findings(SIGNATURES).read([line] * 20), 3) < 20 * SEARCH_MAX_S
+
+
+def test_a_flood_of_errors_of_one_kind_is_read_fast_and_hides_nothing() -> None:
+    flood = [
+        f"(EngineCore pid=7) ERROR 11-20 10:29:00 [core.py:1512] ValueError: item {n} is wrong" for n in range(20_000)
+    ]
+    found = Findings(SIGNATURES)
+    begun = time.thread_time()
+
+    found.read(flood)
+
+    assert time.thread_time() - begun < 1.0  # 0.1 s where nothing else runs
+    assert "ValueError: item" in found.exception
+    found.read(["(EngineCore pid=7) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB.", *flood])
+    hit = found.first(running=True)
+    assert hit is not None
+    assert hit.signature.cause == "gpu-oom-runtime"

@@ -35,6 +35,11 @@ STEMS: Final = (
 )  # fmt: skip
 """Every line of the table, and every mark below, holds one of these: a line with none is left at once."""
 
+SHAPES_MAX: Final = 4096
+"""So many different lines, apart from their numbers, are known to tell nothing; a flood of one kind is read fast."""
+
+_DIGITS: Final = str.maketrans("123456789", "000000000")
+
 DEATHS: Final = ("died unexpectedly", "exited unexpectedly")
 """A process of the engine is gone and left no word of its own (the signal is not in vLLM's log)."""
 
@@ -107,6 +112,8 @@ class Findings:
     _exceptions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=EXCEPTIONS_KEPT))
     _death_at: int | None = None
     _read: int = 0
+    _dull: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _told: int = 0
     _stems: tuple[str, ...] = STEMS
 
     def __post_init__(self) -> None:
@@ -185,6 +192,21 @@ class Findings:
         self._death_at = None
 
     def _look(self, number: int, line: str) -> None:
+        """Take in one line that may tell something. Of those that told nothing, only where they stand is noted."""
+        shape = (self._speakers.serving, self._speakers.voice, line.translate(_DIGITS))
+        raised_at = self._dull.get(shape)
+        if raised_at is None:
+            before = self._told
+            raised_at = self._search(number, line)
+            if self._told == before:
+                if len(self._dull) >= SHAPES_MAX:
+                    self._dull.clear()
+                self._dull[shape] = raised_at
+        if raised_at >= 0 and (self._death_at is None or not self.exception):
+            self._exceptions.append((number, clip(line, raised_at)))
+
+    def _search(self, number: int, line: str) -> int:
+        """Look for every signature and mark; return where an exception is named that may count, -1 for nowhere."""
         mild = MILD.match(line)
         starting, speaker = not self._speakers.serving, self._speakers.speaker()
         for index, signature in enumerate(self.signatures):
@@ -194,7 +216,8 @@ class Findings:
                 if speaker is Speaker.ENGINE or (signature.own and speaker is Speaker.UNKNOWN):
                     self._match(self._of_serving, index, signature, line)
         if (mild is None or mild["warning"]) and (starting or speaker is Speaker.ENGINE):
-            self._mark(number, line, speaker)
+            return self._mark(number, line, speaker)
+        return -1
 
     def _match(self, hits: dict[int, Hit], index: int, signature: Signature, line: str) -> None:
         known = hits.get(index)
@@ -203,6 +226,7 @@ class Findings:
         match = signature.pattern.search(line)
         if match is None:
             return
+        self._told += 1
         if known is not None:
             known.count += 1
             return
@@ -216,22 +240,19 @@ class Findings:
             hit.lines.append(clip(line))
         self._open = [hit for hit in self._open if len(hit.lines) <= hit.signature.following]
 
-    def _mark(self, number: int, line: str, speaker: Speaker) -> None:
-        if RUN_MARK in line:
-            self.engine_ran = True
+    def _mark(self, number: int, line: str, speaker: Speaker) -> int:
         died = speaker is Speaker.ENGINE and "unexpectedly" in line and any(text in line for text in DEATHS)
         if died and not self.silent_death:
             self.silent_death = clip(line)
         if not self.usage_error and ": error: " in line and USAGE.search(line):
             self.usage_error = clip(line)
-        if self._death_at is None and (died or RUN_MARK in line or START_MARK in line):
-            self._death_at = number
-        if "Error:" in line or "Exception:" in line:
-            self._note_exception(number, line)
-
-    def _note_exception(self, number: int, line: str) -> None:
-        if self._death_at is not None and self.exception:
-            return
+        if RUN_MARK in line:
+            self.engine_ran = True
+        if died or RUN_MARK in line or START_MARK in line:
+            self._told += 1
+            if self._death_at is None:
+                self._death_at = number
+        if "Error:" not in line and "Exception:" not in line:
+            return -1
         exception = EXCEPTION.search(line)
-        if exception is not None and not WRAPPERS.search(line):
-            self._exceptions.append((number, clip(line, exception.start())))
+        return exception.start() if exception is not None and not WRAPPERS.search(line) else -1

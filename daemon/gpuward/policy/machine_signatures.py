@@ -165,8 +165,16 @@ MACHINE_SIGNATURES: Final = (
     ),
     signature(
         Cause.CRASH,
-        "rror: ",
-        r"LocalEntryNotFoundError: |We couldn't connect to 'http.{0,300}internet connection",
+        "LocalEntryNotFoundError: ",
+        r"LocalEntryNotFoundError: ",
+        "the model is not in the local cache, and its repository cannot be reached",
+        hint="see to the network (proxy, DNS); or download the model first and set 'model' to a directory",
+        phase="starting",
+    ),
+    signature(
+        Cause.CRASH,
+        "We couldn't connect to",
+        r"We couldn't connect to 'http.{0,400}connection",
         "the model is not in the local cache, and its repository cannot be reached",
         hint="see to the network (proxy, DNS); or download the model first and set 'model' to a directory",
         phase="starting",

@@ -88,8 +88,8 @@ _CONFIG: Final = (
     ),
     _config("HFValidationError: ", r"HFValidationError: (?P<what>.{1,160})", "'model' names nothing: {what}"),
     _config(
-        "Error: ",
-        r"(?P<what>RepositoryNotFound|GatedRepo|RevisionNotFound)Error: ",
+        "NotFoundError: ",
+        r"(?P<what>RepositoryNotFound|RevisionNotFound)Error: ",
         "the model's repository cannot be read ({what})",
         hint="check the name of the model and the access token",
     ),

@@ -64,7 +64,8 @@ class Speakers:
         """Whether requests can have come."""
         self._known: set[str] = set()
         self._suspicious = False
-        self._process = ""
+        self.process = ""
+        """The process that stands before the line that was heard last, where it is believed."""
         self._line = ""
 
     def hear(self, line: str) -> None:
@@ -72,7 +73,7 @@ class Speakers:
         if line[:1] == "\r":
             return
         self._line = line
-        self._process = ""
+        self.process = ""
         if line[:1] == "(" and self._is_process(line):
             self._suspicious = False
         elif self.serving and not self._suspicious:
@@ -80,9 +81,14 @@ class Speakers:
         if not self.serving and "tart" in line and any(mark in line for mark in SERVING_MARKS):
             self.serving = True
 
+    @property
+    def voice(self) -> tuple[str, bool]:
+        """What the belief in a line depends on beside its text."""
+        return self.process, self._suspicious
+
     def speaker(self) -> Speaker:
         """Return how far the line that was heard last is believed, taken for one that came while it served."""
-        return self._named(self._line) if self._process else self._bare(self._line)
+        return self._named(self._line) if self.process else self._bare(self._line)
 
     def _is_process(self, line: str) -> bool:
         """Whether a process that is believed stands before the line."""
@@ -92,7 +98,7 @@ class Speakers:
             if forged or len(self._known) >= PROCESSES_MAX or _PROCESS.fullmatch(process) is None:
                 return False
             self._known.add(process)
-        self._process = process
+        self.process = process
         return True
 
     def _opens(self, line: str) -> bool:
@@ -102,9 +108,9 @@ class Speakers:
         return not (line.startswith("INFO:") or not line.strip() or any(known.match(line) for known in _OWN_BEGINS))
 
     def _named(self, line: str) -> Speaker:
-        place = _PLACE.match(line, len(self._process) + 1)
+        place = _PLACE.match(line, len(self.process) + 1)
         file = place["file"] if place is not None else ""
-        if self._process[:10].lower() == "(apiserver":
+        if self.process[:10].lower() == "(apiserver":
             return Speaker.ENGINE if file == _OF_THE_DEAD else Speaker.CLIENT
         return Speaker.CLIENT if file in _QUOTING else Speaker.ENGINE
 
