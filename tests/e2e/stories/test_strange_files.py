@@ -115,4 +115,4 @@ def test_a_place_without_locks_is_named(daemon: DaemonUnderTest) -> None:
     assert daemon.process is not None
 
     assert daemon.process.wait(20) != 0
-    assert f"cannot use {daemon.root}/st/gpuward.lock: cannot be locked (No locks available)" in daemon.log()
+    assert f"cannot use {daemon.root}/rt/gpuward.lock: cannot be locked (No locks available)" in daemon.log()
