@@ -18,7 +18,11 @@ from tests.e2e.real_vllm import ARGUMENTS, KV_CACHE, MARKS, READY_WITHIN_S, engi
 from tests.e2e.stories.proxied import NGINX, Proxied, running
 from tests.waiting import eventually
 
-pytestmark = [*MARKS, pytest.mark.skipif(NGINX is None, reason="no nginx is installed")]
+pytestmark = [
+    *(mark for mark in MARKS if mark.name != "timeout"),
+    pytest.mark.timeout(1200),  # two starts beside clients that leave a small machine no rest
+    pytest.mark.skipif(NGINX is None, reason="no nginx is installed"),
+]
 
 KEY = "the-key-of-a-test"
 TOKENS = 300
