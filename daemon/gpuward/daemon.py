@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gpuward import __version__
 from gpuward.answering.commands import Commands
+from gpuward.control.protocol import DEFAULT_SOCKET
 from gpuward.control.server import Refusal, Server
 from gpuward.departure import Departure
 from gpuward.equipment import Equipment
@@ -157,6 +158,8 @@ class Daemon:
         """Resume what was applied, or apply the file of the start."""
         journal = self._parts.supervisor.journal
         journal.note("daemon-started", f"gpuward {__version__}, pid {os.getpid()}, socket {socket}")
+        if not self._notify.present and socket != DEFAULT_SOCKET:
+            journal.log.info("socket", reason=f"for gpuctl in another shell: export GPUWARD_SOCKET={socket}")
         if self._simulate is not None:
             journal.note("simulated", f"these GPUs are SIMULATED: {self._simulate}", level="warning")
         try:

@@ -11,7 +11,18 @@ from gpuward.config.secrets import is_secret, masked, masked_value, masked_words
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "VLLM_API_KEY", "api-key", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "token"]
+    "name",
+    [
+        "HF_TOKEN",
+        "VLLM_API_KEY",
+        "api-key",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "token",
+        "PGPASSWORD",
+        "MINIMAX_API_KEY",
+        "CHALLENGE_TOKEN",
+    ],
 )
 def test_a_secret_is_known_by_its_name(name: str) -> None:
     assert is_secret(name)
@@ -44,6 +55,14 @@ def test_values_of_a_pool_are_found_in_any_text_the_longer_first() -> None:
     )
 
     assert masked("hf_abcdef hf_abc sk-99 open", secrets_of(pool)) == "*** *** *** open"
+
+
+def test_values_with_equals_signs_and_assignments_in_words_are_found_whole() -> None:
+    words = ("env", "HF_TOKEN=hf_a=b==", "A=open", "--api-key", "QUJDREVGRw==", "--auth-token=x=yz")
+    pool = Pool(name="a", engine="command", command=words)
+
+    assert masked_words(words) == ["env", "HF_TOKEN=***", "A=open", "--api-key", "***", "--auth-token=***"]
+    assert masked("hf_a=b== QUJDREVGRw== x=yz open", secrets_of(pool)) == "*** *** *** open"
 
 
 def test_a_refused_file_does_not_show_its_secrets() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gpuward.ctl import text
+from gpuward.ctl.text import for_terminal, one_line
 
 GIB = 2**30
 
@@ -66,3 +67,8 @@ def test_without_a_width_a_sentence_stays_one_line() -> None:
 
 def test_shortened_text_says_that_something_is_missing() -> None:
     assert [text.shortened("abcdef", width) for width in (6, 5, 1, 0)] == ["abcdef", "abcd…", "…", ""]
+
+
+def test_what_would_command_a_terminal_or_turn_its_text_around_is_not_shown_as_such() -> None:
+    assert one_line("a\u202eb\u2066c\x1b[2J") == "a b c [2J"
+    assert for_terminal("a\x1b]0;title\x07b\x9bc\u202ed\te\r\nf\n") == r"a\x1b]0;title\x07b\x9bc\u202ed" + "\te\nf\n"

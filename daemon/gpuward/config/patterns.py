@@ -5,7 +5,6 @@ Python's own can take time without end for one line, on a thread that others wai
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -43,10 +42,8 @@ class BadPattern(ValueError):
 
 def compiled(text: str) -> Pattern:
     """Return the pattern; BadPattern where RE2 does not take it: look-around and back-references are not linear."""
-    try:
-        import re2
-    except ImportError:  # an environment older than the lock file, until `make venv`
-        return _by_python(text)
+    import re2
+
     options = re2.Options()
     options.log_errors = False
     options.max_mem = MEMORY_MAX_BYTES
@@ -57,13 +54,6 @@ def compiled(text: str) -> Pattern:
         why = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
         raise BadPattern(f"{why}{_way_out(why)}") from error
     return pattern
-
-
-def _by_python(text: str) -> Pattern:
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise BadPattern(str(error)) from error
 
 
 def _way_out(why: str) -> str:

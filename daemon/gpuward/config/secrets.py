@@ -16,11 +16,13 @@ VALUE_CHARS_MIN: Final = 4
 """A shorter value would be masked all over a text in which it means nothing."""
 
 _NAME: Final = re.compile(
-    r"(?:^|[_-])(?:api-?key|key|token|secret|password|passwd|passphrase|credential|credentials|auth)s?(?:$|[_-])",
-    re.IGNORECASE,
+    r"(?:^|[_-])(?:api-?key|key|token|secret|passphrase|credential|auth)s?(?:$|[_-])|password|passwd", re.IGNORECASE
 )
-_NOT_SECRET: Final = re.compile(r"max|num|len|tokens|file$|path$|tokenizer", re.IGNORECASE)
-"""``max-num-batched-tokens``, ``ssl-keyfile``, ``token-limit``: names of numbers and of files."""
+_NOT_SECRET: Final = re.compile(r"(?:^|[_-])(?:max|num|len|tokens|limit)(?:$|[_-])|file$|path$|_id$", re.IGNORECASE)
+"""``max-num-batched-tokens``, ``ssl-keyfile``, ``token-limit``, ``AWS_ACCESS_KEY_ID``: numbers, files, names."""
+
+_ASSIGNED: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.+)", re.DOTALL)
+"""``HF_TOKEN=...`` as `env` and shells take it."""
 
 
 def is_secret(name: str) -> bool:
@@ -38,8 +40,13 @@ def masked_words(words: Iterable[str]) -> list[str]:
             follows = is_secret(flag.lstrip("-")) and not equals
             shown.append(f"{flag}={MASK}" if equals and is_secret(flag.lstrip("-")) else word)
         else:
-            shown.append(MASK if follows else word)  # vLLM takes several keys after one flag
+            shown.append(MASK if follows else _masked_assignment(word))  # vLLM takes several keys after one flag
     return shown
+
+
+def _masked_assignment(word: str) -> str:
+    assigned = _ASSIGNED.fullmatch(word)
+    return f"{assigned['name']}={MASK}" if assigned is not None and is_secret(assigned["name"]) else word
 
 
 def masked_value(name: str, value: object) -> object:
@@ -70,9 +77,11 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def _in_words(words: tuple[str, ...]) -> Iterator[str]:
-    return (
-        word.partition("=")[2] or word for word, shown in zip(words, masked_words(words), strict=True) if shown != word
-    )
+    for word, shown in zip(words, masked_words(words), strict=True):
+        if shown == MASK:
+            yield word
+        elif shown != word:
+            yield word.removeprefix(shown.removesuffix(MASK))
 
 
 def _tells(value: str) -> bool:

@@ -9,7 +9,7 @@ from gpuward.control.feed import Feed, Lost
 from gpuward.control.protocol import EXIT_OK
 from gpuward.ctl.arguments import Command, count
 from gpuward.ctl.table import Table
-from gpuward.ctl.text import one_line, shortened, wrapped
+from gpuward.ctl.text import for_terminal, one_line, shortened, wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,12 +56,17 @@ def show_logs(args: Namespace, client: Client, screen: Screen) -> int:
         screen.complain(
             f"only the last {len(chunk['text'])} characters are shown, {args.lines} lines are more than fit"
         )
-    screen.out.write(chunk["text"])
+    _write_output(screen, chunk["text"])
     if chunk.get("lost"):
         screen.complain(chunk["lost"])
     if args.follow:
         _follow(client, screen, chunk, only_run=args.run is not None)
     return EXIT_OK
+
+
+def _write_output(screen: Screen, text: str) -> None:
+    """As it is to a pipe or a file; a terminal is not commanded by it."""
+    screen.out.write(for_terminal(text) if screen.is_terminal else text)
 
 
 def _follow(client: Client, screen: Screen, chunk: LogChunk, *, only_run: bool) -> None:
@@ -72,7 +77,7 @@ def _follow(client: Client, screen: Screen, chunk: LogChunk, *, only_run: bool) 
         worker, run = chunk["worker"], chunk["run"]
         was_ended = chunk["ended"]
         chunk = _chunk(client, worker, run, offset=chunk["next_offset"])
-        screen.out.write(chunk["text"])
+        _write_output(screen, chunk["text"])
         if chunk["text"] or not was_ended:
             if not chunk["text"]:
                 time.sleep(POLL_S)

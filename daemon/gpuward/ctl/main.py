@@ -102,10 +102,12 @@ def run(command: Command, args: argparse.Namespace, screen: Screen) -> int:
 
 def usual_socket() -> str:
     """The service's socket, or where that is not there, the one of a daemon that this user runs."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache/run")  # noqa: PTH111 - no pathlib
-    own = f"{runtime}/gpuward/control.sock"
-    if not os.path.exists(protocol.DEFAULT_SOCKET) and os.path.exists(own):  # noqa: PTH110
-        return own
+    if os.path.exists(protocol.DEFAULT_SOCKET):  # noqa: PTH110 - no pathlib
+        return protocol.DEFAULT_SOCKET
+    for runtime in (os.environ.get("XDG_RUNTIME_DIR"), os.path.expanduser("~/.cache/run")):  # noqa: PTH111
+        own = f"{runtime}/gpuward/control.sock"
+        if runtime and os.path.exists(own):  # noqa: PTH110
+            return own
     return protocol.DEFAULT_SOCKET
 
 

@@ -7,8 +7,14 @@ NAME_END = 5
 """Characters of a name's end that are kept where its middle is left out: ``-a/12``."""
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
-_UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160)), " ")
-"""C0 and C1 controls: worker output quoted in a reason must not move the operator's cursor."""
+_BIDI = (0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160), *_BIDI), " ")
+"""C0 and C1 controls, marks that turn the direction of text and line separators: worker output quoted in a reason must
+not move the operator's cursor, nor show itself in another order than it has."""
+
+_ESCAPED = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _UNPRINTABLE if chr(code) not in "\n\t"
+}
 
 
 def gib(count: int | None) -> str:
@@ -38,6 +44,11 @@ def duration(seconds: float | None) -> str:
 def one_line(text: str) -> str:
     """Return ``text`` without line breaks, tabs and terminal controls."""
     return text.translate(_UNPRINTABLE).strip()
+
+
+def for_terminal(text: str) -> str:
+    """Return output of a worker in which nothing commands the terminal: controls as their escapes; colours too."""
+    return text.replace("\r\n", "\n").translate(_ESCAPED)
 
 
 def shortened(text: str, width: int) -> str:
