@@ -39,7 +39,7 @@ from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
 from gpuward.host.runtime_directory import MARK, RuntimeDirectory
 from gpuward.host.sampler import Sampler
-from gpuward.host.threads import started_threads
+from gpuward.host.threads import block_signals, started_threads
 from gpuward.host.xids import XidListener
 from gpuward.journal import Journal
 from gpuward.policy.endpoints import Listing
@@ -138,6 +138,8 @@ async def _run(
         if server.trouble and (control.group != DEFAULT_GROUP or notify.present):  # no service has no operators
             parts.supervisor.notice("control-group", server.trouble)
         await daemon.live()
+        if surroundings.departure.replaces:  # before the loop lets go of them: the new program answers what comes now
+            block_signals()
         return surroundings.departure.replaces
     finally:
         server.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,6 +42,7 @@ class Crowd:
         self._over.set()
 
     def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM, signal.SIGINT})  # for the main thread
         while not self._over.wait(min(LOOK_EVERY_S_MAX, self._room / ACCEPTS_PER_S / 2)):
             self.look()
 

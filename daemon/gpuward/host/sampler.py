@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Final, TypeVar
 
 from gpuward.host.gpus import GpuProvider
+from gpuward.host.threads import block_signals
 from gpuward.policy.inventory import Snapshot
 
 T = TypeVar("T")
@@ -173,6 +174,7 @@ class Sampler:
 
     def _run_rounds(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: blocks on the queue, then in the driver, and touches nothing else."""
+        block_signals()
         while asked := self._rounds.get():
             if isinstance(asked, asyncio.Future):
                 self._provider.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -12,9 +13,14 @@ from typing import Final
 COUNT: Final = 8
 
 
+def block_signals() -> None:
+    """Leave signals to the main thread: one that comes while a new program takes its place must find nobody else."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
+
+
 def started_threads(count: int = COUNT) -> ThreadPoolExecutor:
     """Return a pool whose threads all run; OSError where the kernel does not give so many."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="gpuward")
+    pool = ThreadPoolExecutor(count, thread_name_prefix="gpuward", initializer=block_signals)
     together = threading.Barrier(count + 1)
     try:
         for _ in range(count):

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from gpuward.host.nvml import Nvml, NvmlTrouble
+from gpuward.host.threads import block_signals
 from gpuward.policy.health import XidSeen
 
 _XID_EVENTS: Final = 8
@@ -75,6 +76,7 @@ class XidListener:
 
     def _listen(self) -> None:
         """The thread: listens while that is wanted; waits longer and longer after trouble."""
+        block_signals()
         pause_s = _PAUSE_FIRST_S
         while not self._ended:
             self._changed.clear()

@@ -164,4 +164,4 @@ def test_an_end_that_cannot_be_written_in_the_run_directory(daemon: DaemonUnderT
 
     assert last["signal"] == (signal.SIGSEGV if beside else None)
     assert ("its keeper could not write how" in last["reason"]) is not beside
-    assert "was killed" not in last["reason"]
+    assert "keeper was killed" not in last["reason"]
