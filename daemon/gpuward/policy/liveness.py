@@ -48,7 +48,7 @@ class Pulse:
     """What is remembered between looks.
 
     ``misses``: looks in a row without life, by engine; ``silent``: without an answer. ``quiet``: since the last proof
-    of life; ``asked``: the last look had a canary; ``refused``: why it cannot be asked.
+    of life; ``asked``: the last look had a canary; ``refused``: why it cannot be asked; ``asleep``: it last said so.
     """
 
     progress: Mapping[str, float] = field(default_factory=dict)
@@ -57,6 +57,7 @@ class Pulse:
     quiet: int = 0
     asked: bool = False
     refused: str = ""
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def after_look(pulse: Pulse, look: Look, terms: Liveness) -> Verdict:
     progress = {label: count.progress for label, count in look.engines.items()}
     if look.asleep:
         return Verdict(
-            Pulse(progress=progress), Report("asleep", "the engine sleeps or is paused: nothing is expected of it")
+            Pulse(progress=progress, asleep=True),
+            Report("asleep", "the engine sleeps or is paused: nothing is expected of it"),
         )
     moved = _moved(pulse, look)
     misses = {label: pulse.misses.get(label, 0) + 1 for label in look.engines if _lifeless(label, look, moved)}

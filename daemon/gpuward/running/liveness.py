@@ -34,6 +34,9 @@ ENGINE: Final = re.compile(rb'engine="([^"]{0,32})"')
 NUMBER_CHARS_MAX: Final = 32
 COUNT_MAX: Final = 1e18
 ENGINES_MAX: Final = 1024
+SLEEP_ANSWER_S: Final = 2.0
+"""At least so long a server that is in doubt has to say whether it sleeps, however often it is looked at."""
+
 SLEEPING: Final = re.compile(rb'"is_(?:sleeping|paused)" ?: ?true')
 
 
@@ -62,14 +65,17 @@ async def until_hung(readiness: Readiness, pool: Callable[[], Pool | None], told
 async def _look(target: Address, canary: Canary | None, pulse: Pulse, terms: Liveness) -> Look:
     """Counters first; an engine that seems idle is asked for a token, and its counters once more if none came."""
     limit_s = terms.interval_s * LIMIT_RATIO
+    patient_s = max(limit_s, SLEEP_ANSWER_S)
     look = await _counters(target, limit_s)
+    if pulse.asleep and look.answered and await _sleeps(target, patient_s):
+        return replace(look, asleep=True)
     if canary is not None and wants_canary(pulse, look, terms):
         heard = await canary.ask(terms.interval_s, len(look.engines))
         if heard.canary == "overdue":
             again = await _counters(target, limit_s)
             look = again if again.engines or not again.answered else look
         look = replace(look, canary=heard.canary, said=heard.said or look.said) if look.answered else look
-    if doubtful(pulse, look) and await _sleeps(target, limit_s):
+    if doubtful(pulse, look) and await _sleeps(target, patient_s):
         return replace(look, asleep=True)
     return look
 

@@ -71,7 +71,7 @@ def test_a_hostile_text_is_refused_and_nobody_waits_for_it(daemon: DaemonUnderTe
 
     assert refused == {"plan": True, "diff": True, "apply": True}
     assert daemon.call("ping")["pid"] == pid
-    assert pings.slowest_s < 0.5  # 0.1 on a quiet machine; decoding the largest takes a second
+    assert pings.slowest_s < 1.0  # 0.1 on a quiet machine; where the loop decoded itself the largest took seconds
 
 
 def test_a_pool_is_not_scaled_beyond_what_a_host_takes(daemon: DaemonUnderTest) -> None:
