@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gpuward import __version__
-from gpuward.host.process_setup import open_standard_streams
+from gpuward.host.own_process import open_standard_streams
 
 EX_CONFIG = 78
 """Exit code for a configuration that cannot be used (sysexits.h); systemd is told not to try again."""
@@ -95,7 +95,7 @@ def run_daemon(arguments: argparse.Namespace) -> None:
     # structlog imports rich where it is installed, and the daemon never draws: 5 MiB of its 50.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     from gpuward.app import Options, run
-    from gpuward.daemon import CannotRun
+    from gpuward.supervisor.daemon import CannotRun
 
     options = Options(
         config=arguments.config,

@@ -12,28 +12,23 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from gpuward.answering.commands import Commands, Others
-from gpuward.answering.gpu_commands import GpuCommands, Simulation
-from gpuward.answering.leaving import Leaving
-from gpuward.answering.views import Views
+from gpuward.api.commands import Commands, Others
+from gpuward.api.gpu_commands import GpuCommands, Simulation
+from gpuward.api.leaving import Leaving
+from gpuward.api.views import Views
 from gpuward.config.errors import ConfigError
 from gpuward.config.files import read_file
 from gpuward.config.host import DEFAULT_GROUP, HostSettings
 from gpuward.config.host_file import decode_host_toml
 from gpuward.control.roles import Roles
 from gpuward.control.server import Server, SocketInUse
-from gpuward.daemon import CannotRun, Daemon, Parts, Surroundings
-from gpuward.departure import Departure
 from gpuward.engines.launch import HostContext
-from gpuward.equipment import Equipment
-from gpuward.fleets import Fleets
-from gpuward.gpu_care import GpuCare
 from gpuward.host.cgroups import Host, find_cgroups
 from gpuward.host.daemon_log import LogTarget, open_log
 from gpuward.host.gpus import GpuProvider, NoGpus, NvmlGpus
 from gpuward.host.leases import HOST_PLACES, Leases
 from gpuward.host.notify import Notify
-from gpuward.host.process_setup import AlreadyLocked, Reaper, keep_private, lock_directory, raise_file_limit
+from gpuward.host.own_process import AlreadyLocked, Reaper, keep_private, lock_directory, raise_file_limit
 from gpuward.host.records import Records
 from gpuward.host.reexec import replace
 from gpuward.host.runs import Runs
@@ -41,10 +36,15 @@ from gpuward.host.runtime_directory import MARK, RuntimeDirectory
 from gpuward.host.sampler import Sampler
 from gpuward.host.threads import block_signals, started_threads
 from gpuward.host.xids import XidListener
-from gpuward.journal import Journal
-from gpuward.policy.endpoints import Listing
-from gpuward.policy.fleet import FleetState, Terms
-from gpuward.supervisor import Supervisor
+from gpuward.policy.fleet.endpoints import Listing
+from gpuward.policy.fleet.step import FleetState, Terms
+from gpuward.supervisor.applied_fleet import Fleets
+from gpuward.supervisor.daemon import CannotRun, Daemon, Parts, Surroundings
+from gpuward.supervisor.departure import Departure
+from gpuward.supervisor.equipment import Equipment
+from gpuward.supervisor.gpu_care import GpuCare
+from gpuward.supervisor.journal import Journal
+from gpuward.supervisor.loop import Supervisor
 
 LONGEST_PAUSE_S = 5.0
 """Of the loop, where nothing happens."""

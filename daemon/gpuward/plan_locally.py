@@ -24,10 +24,10 @@ from gpuward.control.protocol import SCHEMA_VERSION
 from gpuward.engines.cut_off import cut_off
 from gpuward.engines.launch import HostContext
 from gpuward.interop.fleet_files import decode_fleet
-from gpuward.policy.host_plan import plan_on_host
-from gpuward.policy.inventory import Snapshot
-from gpuward.policy.modes import barred_gpus
-from gpuward.policy.plan import Plan
+from gpuward.policy.gpus.inventory import Snapshot
+from gpuward.policy.gpus.modes import barred_gpus
+from gpuward.policy.placement.host_plan import plan_on_host
+from gpuward.policy.placement.plan import Plan
 
 HOST_FILE = "/etc/gpuward/gpuward.toml"
 

@@ -17,8 +17,8 @@ from supervisors import Supervisor
 
 from gpuward.config.fleet import Pool
 from gpuward.control import protocol
-from gpuward.policy.inventory import Gpu, Snapshot
-from gpuward.policy.placement import place
+from gpuward.policy.gpus.inventory import Gpu, Snapshot
+from gpuward.policy.placement.place import place
 
 RECOVERY_WITHIN_S = 30.0
 PAUSE_S = 0.3

@@ -9,7 +9,8 @@ import pytest
 
 from gpuward.config.fleet import Pool
 from gpuward.engines.build import launch
-from gpuward.engines.launch import CannotLaunch, Devices, HostContext, Launch, Readiness
+from gpuward.engines.launch import CannotLaunch, Devices, HostContext, Launch
+from gpuward.host.address import Readiness
 
 BLOCK = range(20064, 20128)
 TWO_GPUS = Devices(indices=(4, 5), uuids=("GPU-d4", "GPU-e5"))
@@ -254,7 +255,7 @@ def test_vllm_on_a_simulated_host_is_the_simulated_worker_with_the_same_argument
 
     simulated = launched(pool, host=SIMULATED)
 
-    assert simulated.argv[:3] == ("/opt/gpuward/bin/python", "-m", "gpuward.sim.worker")
+    assert simulated.argv[:3] == ("/opt/gpuward/bin/python", "-m", "gpuward.sim.vllm.worker")
     quiet = ("--disable-access-log-for-endpoints", "/health,/metrics,/ping")
     assert simulated.argv[3:] == (
         *launched(a_vllm_pool(extra_args=("--enforce-eager",))).argv[1:],
@@ -275,7 +276,7 @@ def test_an_executable_is_run_on_a_simulated_host_too() -> None:
 def test_the_simulated_engine_is_simulated_on_a_real_host_and_needs_no_model() -> None:
     started = launched(Pool(name="sim", engine="simulated"))
 
-    assert started.argv[2:5] == ("gpuward.sim.worker", "serve", "simulated")
+    assert started.argv[2:5] == ("gpuward.sim.vllm.worker", "serve", "simulated")
     assert "GPUWARD_SIM_CLAIMS" not in started.env
 
 

@@ -10,7 +10,7 @@ import pytest
 from gpuward.config.fleet import Pool
 from gpuward.engines.launch import HostContext
 from gpuward.engines.versions import SIMULATED, installed, version_of
-from gpuward.sim.console import VERSION
+from gpuward.sim.vllm.console import VERSION
 
 HOST = HostContext(python="/nowhere/bin/python", simulated=False, inherited_env={})
 

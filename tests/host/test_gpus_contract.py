@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.host.fake_driver import DriverGpu, FakeDriver, binding_to
 
 from gpuward.host.gpus import GpuProvider, NvmlGpus
-from gpuward.policy.inventory import UNKNOWN_VITALS, Vitals
-from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
+from gpuward.policy.gpus.inventory import UNKNOWN_VITALS, Vitals
 from gpuward.sim.gpus import SimulatedGpus
 
 GIB = 1024**3

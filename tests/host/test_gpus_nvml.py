@@ -6,10 +6,10 @@ import os
 import types
 
 import pytest
+from tests.host.fake_driver import DriverGpu, FakeDriver, binding_to
 
 from gpuward.host.gpus import NoGpus, NvmlGpus
-from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, Vitals
-from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
+from gpuward.policy.gpus.inventory import UNKNOWN_VITALS, Gpu, Vitals
 
 GIB = 1024**3
 

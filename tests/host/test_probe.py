@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import pytest
 
-from gpuward.engines.launch import Readiness
+from gpuward.host.address import Readiness
 from gpuward.host.probe import ProbeResult, check
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

@@ -15,8 +15,9 @@ import pytest
 from gpuward.config.fleet import Fleet, Pool
 from gpuward.host.records import VERSION, Records, StoredFleet, StoredGpus
 from gpuward.host.versions import migrated
-from gpuward.policy.life import Goal, LadderStep, LastExit, Phase, Worker
-from gpuward.policy.phases import of_this_version, sentence
+from gpuward.policy.diagnosis.causes import LastExit
+from gpuward.policy.worker.life import Goal, LadderStep, Phase, Worker
+from gpuward.policy.worker.phases import of_this_version, sentence
 
 WORKER = Worker(
     name="m/0",

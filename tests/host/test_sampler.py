@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gpuward.host.sampler import Sampler
-from gpuward.policy.inventory import Gpu, Snapshot
+from gpuward.policy.gpus.inventory import Gpu, Snapshot
 
 DEADLINE_S = 0.05
 NEVER_S = 3600.0

@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.host.fake_driver import DriverGpu, FakeDriver, binding_to
 from tests.waiting import eventually
 
 from gpuward.host.xids import XidListener
-from gpuward.policy.health import XidSeen
-from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
+from gpuward.policy.gpus.health import XidSeen
 
 
 class Host:

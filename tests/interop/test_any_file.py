@@ -10,7 +10,7 @@ from msgspec import structs
 
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Pool, RestartPolicy
-from gpuward.interop.dynamo_keys import ENGINE_MARKS, OWN_FIELDS, WITHOUT_MEANING
+from gpuward.interop.dynamo.keys import ENGINE_MARKS, OWN_FIELDS, WITHOUT_MEANING
 from gpuward.interop.fleet_files import decode_fleet
 from gpuward.interop.fleet_toml import fleet_to_toml
 

@@ -8,7 +8,7 @@ import pytest
 
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.interop.dynamo import decode_dynamo_yaml
+from gpuward.interop.dynamo.file import decode_dynamo_yaml
 
 SEED = (Path(__file__).parents[2] / "etc/dynamo.yaml").read_text()
 

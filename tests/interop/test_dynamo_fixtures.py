@@ -17,8 +17,8 @@ import pytest
 from gpuward.config.errors import ConfigError
 from gpuward.config.fleet import Remark
 from gpuward.interop.fleet_files import decode_fleet
-from gpuward.policy.inventory import Gpu, Snapshot
-from gpuward.policy.placement import place
+from gpuward.policy.gpus.inventory import Gpu, Snapshot
+from gpuward.policy.placement.place import place
 
 Record = dict[str, Any]
 

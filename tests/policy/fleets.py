@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from gpuward.config.fleet import Fleet, Pool
-from gpuward.policy.apply import Applied, Ports, apply
-from gpuward.policy.fleet import FleetState, Outcome
-from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot
-from gpuward.policy.placement import place
+from gpuward.policy.fleet.apply import Applied, Ports, apply
+from gpuward.policy.fleet.changes import compare
+from gpuward.policy.fleet.step import FleetState, Outcome
+from gpuward.policy.gpus.inventory import Gpu, GpuProcess, Snapshot
+from gpuward.policy.placement.place import place
 from gpuward.policy.reasons import By
-from gpuward.policy.reload import compare
 
 GIB = 1024**3
 TOTAL_BYTES = 80 * GIB

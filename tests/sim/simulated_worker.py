@@ -62,7 +62,7 @@ class Worker:
         self.log: list[str] = []
         quick = {"GPUWARD_SIM_START_S": "0.05", "GPUWARD_SIM_TOKEN_S": "0.001", "GPUWARD_SIM_WATCHDOG_S": "0.2"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gpuward.sim.worker", "serve", "org/model"]  # noqa: RUF005  three lines, three thoughts
+            [sys.executable, "-m", "gpuward.sim.vllm.worker", "serve", "org/model"]  # noqa: RUF005  three lines, three thoughts
             + ["--host", "127.0.0.1", "--port", str(self.port)]
             + words,
             env=os.environ | gpus.environment() | quick | {"GPUWARD_SIM_LIFE_S": "50"} | environment,

@@ -380,7 +380,11 @@ def test_an_idle_worker_uses_no_cpu_and_little_memory(start: Start) -> None:
 
 def test_help_tells_how_to_use_it() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "gpuward.sim.worker", "--help"], capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-m", "gpuward.sim.vllm.worker", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
     )
 
     assert "serve MODEL" in shown.stdout

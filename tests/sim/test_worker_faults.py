@@ -7,10 +7,10 @@ import math
 import pytest
 from tests.sim.simulated_worker import GIB, READY, Start, wait_gone
 
-from gpuward.policy.causes import Cause
-from gpuward.policy.exits import RunEnd, classify
-from gpuward.sim.errors import ERRORS
+from gpuward.policy.diagnosis.causes import Cause
+from gpuward.policy.diagnosis.verdict import RunEnd, classify
 from gpuward.sim.gpus import SimulatedGpus
+from gpuward.sim.vllm.errors import ERRORS
 
 pytestmark = pytest.mark.e2e
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gpuward.sim.arguments import ServeArguments, parse_serve
-from gpuward.sim.devices import CudaOutOfMemory, Device, MemoryRefused, RankMemory, known_devices, visible_devices
-from gpuward.sim.faults import Fault, parse_faults
-from gpuward.sim.model import ConfigRefused, check_config, model_length
-from gpuward.sim.ranks import rank_names
-from gpuward.sim.settings import read_settings
+from gpuward.sim.vllm.arguments import ServeArguments, parse_serve
+from gpuward.sim.vllm.devices import CudaOutOfMemory, Device, MemoryRefused, RankMemory, known_devices, visible_devices
+from gpuward.sim.vllm.faults import Fault, parse_faults
+from gpuward.sim.vllm.model import ConfigRefused, check_config, model_length
+from gpuward.sim.vllm.ranks import rank_names
+from gpuward.sim.vllm.settings import read_settings
 
 GIB = 1024**3
 FOUR = tuple(Device(index, f"GPU-{index}", 80 * GIB, GIB) for index in range(4))

@@ -87,7 +87,7 @@ class WatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class XidSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """XID codes that are to be taken for something else than the table in `policy.xids` says."""
+    """XID codes that are to be taken for something else than the table in `policy.gpus.xids` says."""
 
     app: tuple[int, ...] = ()
     quarantine: tuple[int, ...] = ()

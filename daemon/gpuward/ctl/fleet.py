@@ -233,7 +233,7 @@ def import_dynamo(args: Namespace, client: Client, screen: Screen) -> int:
     del client
     fleet = read_fleet_file(args.file)
     from gpuward.config.errors import ConfigError  # with msgspec and PyYAML, which nothing else here needs
-    from gpuward.interop.dynamo import decode_dynamo_yaml
+    from gpuward.interop.dynamo.file import decode_dynamo_yaml
     from gpuward.interop.fleet_files import is_yaml
     from gpuward.interop.fleet_toml import fleet_to_toml
 

@@ -7,7 +7,7 @@ from gpuward.engines import command, versions, vllm
 from gpuward.engines.environment import check_devices, environment, visible_devices
 from gpuward.engines.launch import Devices, HostContext, Launch, Version
 
-SIMULATED_WORKER = "gpuward.sim.worker"
+SIMULATED_WORKER = "gpuward.sim.vllm.worker"
 
 
 def launch(pool: Pool, worker: str, index: int, devices: Devices, ports: range, host: HostContext) -> Launch:

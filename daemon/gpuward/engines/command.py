@@ -9,7 +9,8 @@ from typing import Final
 from gpuward.config.fleet import Pool
 from gpuward.config.patterns import BadPattern, compiled
 from gpuward.engines import programs
-from gpuward.engines.launch import CannotLaunch, Readiness, address
+from gpuward.engines.launch import CannotLaunch
+from gpuward.host.address import Readiness, address
 
 ALIVE_BY_DEFAULT_S: Final = 1.0
 """A command that says nothing of its readiness counts as ready when it has lived this long."""

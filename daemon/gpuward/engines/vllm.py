@@ -12,7 +12,8 @@ from gpuward.config.pool_rules import FLAGS_WITH_KEYS
 from gpuward.config.vllm_arguments import flag_of, option, options
 from gpuward.engines import programs
 from gpuward.engines.environment import prepend_path
-from gpuward.engines.launch import CannotLaunch, HostContext, Readiness, Version
+from gpuward.engines.launch import CannotLaunch, HostContext, Version
+from gpuward.host.address import Readiness
 
 NIXL: Final = 1  # to NIXL + 7: vLLM adds the data parallel rank
 EC: Final = 9

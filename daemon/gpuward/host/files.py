@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from gpuward.host.boundary import boundary
+from gpuward.host.crash_points import boundary
 
 RECORD_MAX_BYTES = 64 * 1024**2
 """Of one file of the state directory. A command to 10,000 workers, the largest that there is, comes to 2 MiB."""

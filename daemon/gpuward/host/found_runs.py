@@ -9,7 +9,7 @@ from gpuward.host.files import RUN_FILE_MAX_BYTES, read_regular
 from gpuward.host.processes import boot_id
 from gpuward.host.runs import Runs, pairs_of
 from gpuward.host.sense import absurd_fleet, absurd_number, worker_named
-from gpuward.policy.resume import FoundRun
+from gpuward.policy.fleet.resume import FoundRun
 
 
 def found_runs(runs: Runs) -> list[FoundRun]:

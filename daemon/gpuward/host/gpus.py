@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 from gpuward.host.nvml import GPU_IS_LOST, RESET_REQUIRED, GpuIdentity, GpuMemory, Nvml, NvmlTrouble
 from gpuward.host.nvml_vitals import read_vitals
 from gpuward.host.program import program
-from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu, GpuHealth, GpuProcess, Snapshot, Vitals
+from gpuward.policy.gpus.inventory import UNKNOWN_VITALS, Gpu, GpuHealth, GpuProcess, Snapshot, Vitals
 
 
 class GpuProvider(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from gpuward.engines.launch import Address
+from gpuward.host.address import Address
 from gpuward.host.text import clean
 
 STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})\b")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from gpuward.host.processes import Identity, alive, boot_id, command_line, describe, stat_fields, state_of
-from gpuward.policy.lingering import Left
+from gpuward.policy.worker.lingering import Left
 
 
 def trees(roots: Iterable[int]) -> dict[int, tuple[Identity, ...]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from gpuward.host.leftovers import who
 from gpuward.host.processes import Identity, find_marked, identify, in_session, open_pidfd, same, state_of, tree
 from gpuward.host.runs import Runs, Spawned
-from gpuward.policy.lingering import Left
+from gpuward.policy.worker.lingering import Left
 
 
 class LiveRun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gpuward.host.nvml import GPU_IS_LOST, RESET_REQUIRED, Nvml, NvmlTrouble
-from gpuward.policy.inventory import Vitals
+from gpuward.policy.gpus.inventory import Vitals
 
 _TEMPERATURE_OF_GPU: Final = 0
 """NVML_TEMPERATURE_GPU of nvml.h."""

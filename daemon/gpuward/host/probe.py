@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from gpuward.engines.launch import Address, Readiness, address_of
+from gpuward.host.address import Address, Readiness, address_of
 from gpuward.host.http import BadAnswer, get
 from gpuward.host.ports import Socket, holder, listening, owners, reached
 from gpuward.host.text import clean

@@ -25,10 +25,11 @@ from gpuward.host.sense import absurd_fleet, absurd_number, worker_named
 from gpuward.host.text import encoded
 from gpuward.host.versions import VERSION as VERSION  # noqa: PLC0414 - who writes records has it from here
 from gpuward.host.versions import decoded
-from gpuward.policy.health import Health
-from gpuward.policy.life import Goal, LadderStep, LastExit, Worker
-from gpuward.policy.operations import Operation
-from gpuward.policy.roll import Roll
+from gpuward.policy.diagnosis.causes import LastExit
+from gpuward.policy.fleet.operations import Operation
+from gpuward.policy.fleet.roll import Roll
+from gpuward.policy.gpus.health import Health
+from gpuward.policy.worker.life import Goal, LadderStep, Worker
 
 WORD_MAX_BYTES = 4096
 """Of a file that holds one word."""

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from gpuward.config.fleet import Pool
 from gpuward.host import keeper
-from gpuward.host.boundary import around
 from gpuward.host.cgroups import Seat
+from gpuward.host.crash_points import around
 from gpuward.host.files import RUN_FILE_MAX_BYTES, read_regular
 from gpuward.host.processes import Identity, boot_id
 from gpuward.host.text import encoded

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gpuward.host.process_setup import LOCK_NAME, AlreadyLocked, lock_directory
+from gpuward.host.own_process import LOCK_NAME, AlreadyLocked, lock_directory
 
 MARK = "simulated-host"
 """A directory with this file in it belongs to a simulated host."""

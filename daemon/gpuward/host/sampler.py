@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from gpuward.host.gpus import GpuProvider
 from gpuward.host.threads import block_signals
-from gpuward.policy.inventory import Snapshot
+from gpuward.policy.gpus.inventory import Snapshot
 
 T = TypeVar("T")
 

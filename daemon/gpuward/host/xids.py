@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gpuward.host.nvml import Nvml, NvmlTrouble
 from gpuward.host.threads import block_signals
-from gpuward.policy.health import XidSeen
+from gpuward.policy.gpus.health import XidSeen
 
 _XID_EVENTS: Final = 8
 """nvmlEventTypeXidCriticalError of nvml.h."""

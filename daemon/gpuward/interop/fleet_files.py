@@ -19,7 +19,7 @@ def decode_fleet(text: str, *, file: str, directory: str, path_exists: PathExist
     ``.toml`` is fleet TOML, ``.yaml`` and ``.yml`` are Dynamo's; any other name is judged by its first line.
     """
     if is_yaml(text, file):
-        from gpuward.interop.dynamo import decode_dynamo_yaml  # most fleets are TOML and need no PyYAML
+        from gpuward.interop.dynamo.file import decode_dynamo_yaml  # most fleets are TOML and need no PyYAML
 
         return decode_dynamo_yaml(text, file=file, directory=directory, path_exists=path_exists)
     return decode_fleet_toml(text, file=file, directory=directory, path_exists=path_exists)

@@ -9,8 +9,8 @@ import tomli_w
 from msgspec import Struct, structs, to_builtins
 
 from gpuward.config.fleet import Fleet, Pool, Remark
-from gpuward.policy.ladder import effective
-from gpuward.policy.life import LadderStep
+from gpuward.policy.worker.ladder import effective
+from gpuward.policy.worker.life import LadderStep
 
 _ALWAYS_WRITTEN = frozenset({"engine", "model", "workers"})
 _WIDTH = 110

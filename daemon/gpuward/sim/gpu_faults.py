@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gpuward.policy.inventory import UNKNOWN_VITALS, Gpu
+from gpuward.policy.gpus.inventory import UNKNOWN_VITALS, Gpu
 
 _SLOWS_DOWN_C: Final = 90
 """From about this temperature an H100 holds its clocks down."""

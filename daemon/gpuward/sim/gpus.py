@@ -15,7 +15,7 @@ from typing import Final
 
 from gpuward.host.nvml_vitals import COMPUTE_MODES
 from gpuward.host.program import program
-from gpuward.policy.inventory import Gpu, GpuProcess, Snapshot, Vitals
+from gpuward.policy.gpus.inventory import Gpu, GpuProcess, Snapshot, Vitals
 from gpuward.sim.claims import NO_PROCESS, Claim, ClaimReader, write_claim
 from gpuward.sim.gpu_faults import Faults, with_faults
 

@@ -6,16 +6,16 @@ vLLM exits with 0 when its engine was killed; and a spent budget always ends in 
 waits for the next window.
 
 1 killed from outside: e2e/test_main_road.py a_killed_worker_comes_back_with_the_cause_and_nothing_else_is_touched
-2 exits by policy: policy/test_worker.py an_unasked_end_is_a_failure_whatever_the_code
-3 never restarted: policy/test_worker.py mode_never_keeps_the_worker_known_and_its_exit
-4 delays: policy/test_restart.py delays_double_up_to_the_maximum
-4 jitter: policy/test_restart.py jitter_lengthens_a_delay_by_at_most_a_tenth
-5 reset by a long life: policy/test_restart.py after_a_long_ready_life_it_starts_at_once_and_counts_anew
-6 stop in backoff: policy/test_worker.py a_commanded_stop_during_backoff_is_final
-7 start in backoff: policy/test_worker.py a_start_by_the_operator_during_backoff_starts_now_and_zeroes_the_count
-8 budget spent: policy/test_restart.py one_failure_more_than_allowed_gives_up_and_says_the_numbers
-9 beyond the window: policy/test_restart.py failures_older_than_the_window_are_forgotten
-10 restarts by command: policy/test_worker.py a_commanded_restart_never_counts_as_a_failure
+2 exits by policy: policy/worker/test_step.py an_unasked_end_is_a_failure_whatever_the_code
+3 never restarted: policy/worker/test_step.py mode_never_keeps_the_worker_known_and_its_exit
+4 delays: policy/worker/test_restart.py delays_double_up_to_the_maximum
+4 jitter: policy/worker/test_restart.py jitter_lengthens_a_delay_by_at_most_a_tenth
+5 reset by a long life: policy/worker/test_restart.py after_a_long_ready_life_it_starts_at_once_and_counts_anew
+6 stop in backoff: policy/worker/test_step.py a_commanded_stop_during_backoff_is_final
+7 start in backoff: policy/worker/test_step.py a_start_by_the_operator_during_backoff_starts_now_and_zeroes_the_count
+8 budget spent: policy/worker/test_restart.py one_failure_more_than_allowed_gives_up_and_says_the_numbers
+9 beyond the window: policy/worker/test_restart.py failures_older_than_the_window_are_forgotten
+10 restarts by command: policy/worker/test_step.py a_commanded_restart_never_counts_as_a_failure
 11 missing program: e2e/test_main_road.py a_program_that_is_not_there_fails_once_with_its_name
 11 answers meanwhile: e2e/cases/test_commands.py the_daemon_answers_at_once_while_workers_cannot_be_started
 12 fails in its start: e2e/cases/test_commands.py a_start_that_fails_answers_with_the_reason_and_the_lines_that_prove_it
@@ -31,7 +31,7 @@ waits for the next window.
 20 stop in a restart: e2e/cases/test_commands.py a_stop_during_a_restart_is_the_last_word
 21 dependents wait: e2e/cases/test_fleets.py dependents_wait_while_what_they_need_starts_anew_and_start_when_it_is_ready
 21 dependency given up: e2e/cases/test_fleets.py dependents_of_a_worker_that_has_given_up_say_so
-22 probes in backoff: policy/test_order.py a_probe_that_fails_again_and_again_during_backoff_starts_nothing
+22 probes in backoff: policy/fleet/test_order.py a_probe_that_fails_again_and_again_during_backoff_starts_nothing
 23 changed fleet: e2e/cases/test_fleets.py an_applied_fleet_touches_only_the_workers_that_it_changes
 23 only the count: e2e/test_main_road.py scaling_keeps_the_survivors
 24 daemon killed: e2e/test_main_road.py the_workers_survive_the_daemon_and_the_next_one_goes_on_with_them

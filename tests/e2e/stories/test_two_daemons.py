@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.e2e.daemon import DaemonUnderTest
@@ -11,9 +12,11 @@ from gpuward.host.leases import HOST_PLACES
 
 pytestmark = pytest.mark.e2e
 
+ROOT = Path(__file__).resolve().parents[3]
+
 FAKE = """
 import sys
-from gpuward.sim.driver import DriverGpu, FakeDriver, binding_to
+from tests.host.fake_driver import DriverGpu, FakeDriver, binding_to
 
 sys.modules["pynvml"] = binding_to(FakeDriver(DriverGpu("GPU-{root}", "00000000:10:00.0")))
 """
@@ -36,7 +39,7 @@ def two() -> Iterator[tuple[DaemonUnderTest, DaemonUnderTest]]:
     site.mkdir()
     (site / "sitecustomize.py").write_text(FAKE.format(root=pair[0].root.name))
     for daemon in pair:
-        daemon.environment["PYTHONPATH"] = str(site)
+        daemon.environment["PYTHONPATH"] = f"{site}:{ROOT}"
     yield pair
     for daemon in reversed(pair):
         daemon.close()

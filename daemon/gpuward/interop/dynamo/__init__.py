@@ -1,0 +1,1 @@
+"""Service files of Dynamo 0.x as fleets."""

@@ -1,0 +1,1 @@
+"""One worker: its life, what follows from what happens to it. Pure."""

@@ -1,1 +1,0 @@
-"""Performs what policy decided about runs, and finds out what became of them. For the supervisor; decides nothing."""

@@ -1,0 +1,1 @@
+"""A vLLM worker made of real processes, without a GPU."""
