@@ -254,7 +254,7 @@ class Fleets:
             source = read_fleet_file(self.start_file)
         except (OSError, ValueError) as error:
             reason = f"{self.start_file} cannot be read ({unreadable(error)}); revision {self.revision} goes on"
-            return reason, "put it right, then gpuctl diff"
+            return reason, "fix the file, then gpuctl diff"
         if source.digest == self.stored.digest:
             return None
         try:

@@ -120,6 +120,16 @@ def outlives(daemon: DaemonUnderTest, seconds: float) -> None:
     assert (daemon.worker("m/0")["run"], daemon.worker("m/0")["ready"]) == (1, True)
 
 
+def a_frozen_engine_is_found(daemon: DaemonUnderTest) -> None:
+    before = daemon.all_ready()["m/0"]
+    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
+
+    freeze(engine_of(before))
+    after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
+
+    assert after["last_exit"]["cause"] == "hang"
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -131,13 +141,7 @@ def outlives(daemon: DaemonUnderTest, seconds: float) -> None:
 )
 def test_a_frozen_engine_is_found_however_it_must_be_asked(daemon: DaemonUnderTest, settings: str) -> None:
     daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\n{settings}'))
-    before = daemon.all_ready()["m/0"]
-    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
-
-    freeze(engine_of(before))
-    after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
-
-    assert after["last_exit"]["cause"] == "hang"
+    a_frozen_engine_is_found(daemon)
 
 
 def test_a_worker_that_serves_tls_becomes_ready_and_is_found_when_it_freezes(daemon: DaemonUnderTest) -> None:
@@ -146,13 +150,7 @@ def test_a_worker_that_serves_tls_becomes_ready_and_is_found_when_it_freezes(dae
     subprocess.run(words, check=True, capture_output=True, timeout=30)
     files = f'"--ssl-keyfile", "{daemon.root}/k.pem", "--ssl-certfile", "{daemon.root}/c.pem"'
     daemon.start(WATCHED.replace('model = "org/m"', f'model = "org/m"\nextra-args = [{files}]'))
-    before = daemon.all_ready()["m/0"]
-    eventually(lambda: liveness_of(daemon) == "watched", within_s=30)
-
-    freeze(engine_of(before))
-    after = daemon.until("m/0", lambda worker: worker["run"] == 2 and worker["ready"], within_s=40)
-
-    assert after["last_exit"]["cause"] == "hang"
+    a_frozen_engine_is_found(daemon)
 
 
 def test_a_server_that_answers_nothing_is_found_and_described_as_that(daemon: DaemonUnderTest) -> None:
