@@ -8,6 +8,8 @@ Not http.client: it would block the loop, and with its imports costs the daemon 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -67,9 +69,17 @@ async def _ask(method: str, target: Address, framing: str, body: bytes, timeout_
                 f"{framing}{_authorization(target.key)}Accept: */*\r\nConnection: close\r\n\r\n".encode()
                 + body
             )
-            return await _answer(reader, str(writer.get_extra_info("peername")[0]))
+            return await _answer(reader, _peer_of(writer))
         finally:
             writer.transport.abort()  # nothing is left to say, and a peer that hangs must not hold us in close()
+
+
+def _peer_of(writer: asyncio.StreamWriter) -> str:
+    """The address at the other end, which a connection that was reset at once has not (getpeername(2), ENOTCONN)."""
+    name = writer.get_extra_info("peername")
+    if name is None:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    return str(name[0])
 
 
 @cache
